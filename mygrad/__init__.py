@@ -1,0 +1,1 @@
+"""mygrad: a lazy tensor compiler that one person can read."""

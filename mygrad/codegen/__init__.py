@@ -1,0 +1,1 @@
+"""Kernels to programs: schedule actions, analysis, lowering to statements, renderers."""

@@ -1,0 +1,73 @@
+"""Small tools that know nothing of tensors: shapes, user source locations, content keys."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sys
+from collections.abc import Iterable
+from types import CodeType
+from typing import NamedTuple
+
+Shape = tuple[int, ...]
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_is_internal: dict[CodeType, bool] = {}
+
+
+class Location(NamedTuple):
+    """A line of the user's program."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+UNKNOWN = Location("<unknown>", 0)
+
+
+def user_location() -> Location:
+    """The innermost line on the call stack that is not inside mygrad."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        internal = _is_internal.get(code)
+        if internal is None:
+            internal = code.co_filename.startswith(_PACKAGE)
+            _is_internal[code] = internal
+        if not internal:
+            return Location(code.co_filename, frame.f_lineno)
+        frame = frame.f_back  # type: ignore[assignment]
+    return UNKNOWN
+
+
+def prod(values: Iterable[int]) -> int:
+    """Product of integers; 1 when there are none."""
+    return math.prod(values)
+
+
+def strides_of(shape: Shape) -> Shape:
+    """Row-major strides in elements: (2, 3, 4) -> (12, 4, 1)."""
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= extent
+    return tuple(reversed(strides))
+
+
+def ceildiv(a: int, b: int) -> int:
+    """Smallest integer not below a / b, for b > 0."""
+    return -(-a // b)
+
+
+def round_up(a: int, multiple: int) -> int:
+    """Smallest multiple of `multiple` not below a."""
+    return ceildiv(a, multiple) * multiple
+
+
+def content_key(*parts: object) -> str:
+    """A stable hexadecimal key of the `str` of the parts, for names and cache files."""
+    return hashlib.sha256("\x00".join(map(str, parts)).encode()).hexdigest()[:24]

@@ -1,0 +1,103 @@
+"""What codegen and runtime share, and the only thing they share: memory handles, targets, programs.
+
+    Buffer   a piece of device memory, by size; the runtime owns what `memory` is
+    Target   what a code generator must know of a machine
+    Program  generated text, its arguments and how to launch it
+
+Calling convention of a Program, for every runtime: first one pointer per entry of `program.buffers`, in
+that order, then one int64 per entry of `program.params`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mygrad.dtype import DType
+from mygrad.helpers import UNKNOWN, Location
+
+
+class Buffer:
+    """`size` elements of `dtype` on `device`. `memory` is None until the runtime has allocated it.
+
+    Buffers are compared by identity. When the last reference goes, `release` gives the memory back.
+    """
+
+    __slots__ = ("__weakref__", "device", "dtype", "memory", "release", "size", "why_unreadable")
+
+    def __init__(self, device: str, dtype: DType, size: int) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.size = size
+        self.memory: Any = None
+        self.release: Callable[[Any], None] | None = None
+        self.why_unreadable = ""  # why there is no memory, for the error of a reader
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self.size * self.dtype.itemsize
+
+    def free(self, why: str = "its memory was freed") -> None:
+        """Give the memory back now; later reads are an error that says `why`."""
+        if self.memory is not None and self.release is not None:
+            self.release(self.memory)
+        self.memory, self.release, self.why_unreadable = None, None, why
+
+    def __del__(self) -> None:
+        if self.memory is not None and self.release is not None:
+            self.release(self.memory)
+
+    def __repr__(self) -> str:
+        state = "allocated" if self.memory is not None else "empty"
+        return f"Buffer({self.device}, {self.dtype.name}, {self.size}, {state})"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine as a code generator sees it. Everything a schedule depends on is here, so that the key of
+    a compiled kernel is (kernel, target)."""
+
+    language: str  # "llvm", "opencl", "cuda", "numpy"
+    name: str  # processor name, part of cache keys
+    features: str = ""  # instruction-set features, part of cache keys
+    vector_bytes: int = 16  # width of a vector register; 4 where vectors are not worth it
+    vector_registers: int = 16
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 1 << 20
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Program:
+    """A generated kernel.
+
+    `entry` is the function's name in `source`. `parallel` says that the program may be entered by several
+    threads, or work-groups, that share its work; otherwise one thread runs it. `grid` and `block` are the
+    launch extents of GPU-like targets. `kernel` is the loop nest it was generated from (used by the
+    `numpy` language, which interprets it, and by anything that explains).
+    """
+
+    entry: str
+    language: str
+    source: str
+    buffers: tuple[int, ...]  # kernel buffer slots in argument order
+    params: tuple[str, ...] = ()  # names of run-time integers in argument order
+    parallel: bool = False
+    grid: tuple[int, ...] = (1,)
+    block: tuple[int, ...] = (1,)
+    kernel: Any = field(default=None, compare=False)
+    stages: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # (pass name, text) for DEBUG
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One program with its arguments: for each pointer (slot of the plan, byte offset)."""
+
+    executable: Any
+    arguments: tuple[tuple[int, int], ...]
+    params: tuple[str, ...] = ()
+    parallel: bool = False
+    name: str = ""
+    location: Location = UNKNOWN

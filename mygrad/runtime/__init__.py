@@ -1,0 +1,1 @@
+"""Devices: allocate, copy, compile, launch."""
