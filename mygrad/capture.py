@@ -1,0 +1,86 @@
+"""What a tensor is to the compiler (`Lazy`: something with a node), and how `jit` watches it.
+
+While a function is captured, every `Lazy` that was made before the capture began and is read or assigned is
+*touched*: the capture remembers it with the node it had. What changed at the end is mutated state; what did
+not is captured input. Nothing else in mygrad knows about captures, except for the few operations that cannot
+be captured, which call `forbid`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from mygrad.errors import CaptureError, message
+from mygrad.graph import Node
+
+_epochs = itertools.count(1)
+_current: Capture | None = None
+
+
+class Capture:
+    """One capture in progress.
+
+    `touched` maps each older `Lazy` that was used to the node it had before; `fresh` lists host inputs that
+    must be made anew for each replay (random keys): (BUFFER node, function that returns the array).
+    """
+
+    def __init__(self, settle: Callable[[Lazy], None]) -> None:
+        self.epoch = next(_epochs)
+        self.touched: dict[int, tuple[Lazy, Node]] = {}
+        self.fresh: list[tuple[Node, Callable[[], Any]]] = []
+        self._settle = settle
+
+    def touch(self, lazy: Lazy) -> None:
+        """Remember an older Lazy, computed first if it was not, before the capture changes it."""
+        lazy._epoch = self.epoch
+        self._settle(lazy)
+        self.touched[id(lazy)] = (lazy, lazy._node)
+
+    def __enter__(self) -> Capture:
+        global _current
+        if _current is not None:
+            raise CaptureError(message("jit", "a captured function that calls another one",
+                                       "one capture at a time", "remove the inner jit"))
+        _current = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _current
+        _current = None
+
+
+class Lazy:
+    """A value that is computed when it is needed: the base of Tensor."""
+
+    __slots__ = ("__weakref__", "_epoch", "_node")
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._epoch = 0 if _current is None else _current.epoch
+
+    @property
+    def node(self) -> Node:
+        """The graph node of the value now."""
+        if _current is not None and self._epoch != _current.epoch:
+            _current.touch(self)
+        return self._node
+
+    @node.setter
+    def node(self, node: Node) -> None:
+        if _current is not None and self._epoch != _current.epoch:
+            _current.touch(self)
+        self._node = node
+
+
+def current() -> Capture | None:
+    """The capture in progress, if any."""
+    return _current
+
+
+def forbid(operation: str, remedy: str) -> None:
+    """Raise CaptureError if a function is being captured: `operation` needs the values themselves."""
+    if _current is not None:
+        raise CaptureError(message(operation, "a call inside a jitted function",
+                                   "values, which do not exist during capture", remedy))

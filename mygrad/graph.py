@@ -1,0 +1,415 @@
+"""The tensor graph: whole-array primitives, interned and immutable.
+
+    Node = (op, src: (Node, ...), arg, shape, dtype)      identity is equality
+
+    op                       src                arg                        shape and dtype
+    BUFFER                   ()                 Buffer                     given; contiguous row-major
+    CONST                    ()                 Python value               given; the value everywhere
+    IOTA                     ()                 None                       (n,), 0 .. n-1, an integer dtype
+    VARIABLE                 ()                 (name, low, high)          (), int64; bound to a value at run time
+    alu                      operands           CAST, BITCAST: DType       operands agree in shape and dtype
+    REDUCE                   (x,)               (op, axes)                 axes removed; axes sorted, distinct
+    SCAN                     (x,)               (op, axis)                 same
+    movement                 (x,)               see movement.py            see movement.py
+    GATHER                   (x, index)         axis                       index's shape, x's dtype
+    SCATTER                  (x, index, y)      (axis, mode)               x's shape and dtype; y like index
+    SORT                     (x,)               (axis, descending)         x's shape, int64: a stable argsort
+    CONTIGUOUS               (x,)               None                       same, but in memory of its own
+    STORE                    (buffer, x)        None                       x written into that BUFFER
+    COPY                     (x,)               device name                same, on another device
+    HOST                     operands           HostCall                   as the HostCall declares
+
+GATHER reads x at index's own position with the coordinate along `axis` replaced by the index: all other
+extents of x and index agree. SCATTER is its transpose. The meaning of every op stands in ops.py.
+
+Interning: the key carries dtype, shape and the exact bits of constants, so `0.0`, `-0.0`, `0` and `False` are
+four nodes. A node keeps the first user line that made it (`location`), which is no part of its identity.
+
+Invariants, held from construction on: operands agree as the table says; all operands live on one device (a node
+without buffers has device None and runs anywhere); graphs may be 10^5 deep, so nothing recurses over them.
+"""
+
+from __future__ import annotations
+
+import struct
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mygrad import dtype as dt
+from mygrad import movement
+from mygrad.dtype import DType
+from mygrad.errors import DeviceError, DTypeError, IndexRangeError, InternalError, ShapeError, message
+from mygrad.helpers import Location, Shape, user_location
+from mygrad.ops import ALU, ARITY, COMBINE, MOVEMENT, SCATTER_MODES, Op
+from mygrad.program import Buffer
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """A function of NumPy arrays with a declared result: what a HOST node runs.
+
+    `function` gets one array per operand and returns an array of `shape` and `dtype`.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    shape: Shape
+    dtype: DType
+
+
+class Node:
+    """One primitive of the lazy graph. Build them with the functions of this module."""
+
+    __slots__ = ("__weakref__", "arg", "device", "dtype", "location", "op", "shape", "src")
+
+    op: Op
+    src: tuple[Node, ...]
+    arg: Any
+    shape: Shape
+    dtype: DType
+    device: str | None
+    location: Location
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        size = 1
+        for extent in self.shape:
+            size *= extent
+        return size
+
+    def __repr__(self) -> str:
+        arg = "" if self.arg is None else f" {_arg_text(self.arg)}"
+        return f"<{self.op.name}{arg} {self.shape} {self.dtype.name}>"
+
+
+_interned: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
+
+
+def _intern(op: Op, src: tuple[Node, ...], arg: Any, shape: Shape, dtype: DType,
+            device: str | None, arg_key: Any = None) -> Node:
+    key = (op, src, arg if arg_key is None else arg_key, shape, dtype)
+    found = _interned.get(key)
+    if found is not None:
+        return found
+    node = Node.__new__(Node)
+    node.op, node.src, node.arg, node.shape, node.dtype = op, src, arg, shape, dtype
+    node.device = device
+    node.location = user_location()
+    _interned[key] = node
+    return node
+
+
+def _common_device(op: Op, src: tuple[Node, ...]) -> str | None:
+    device: str | None = None
+    for s in src:
+        if s.device is not None and s.device != device:
+            if device is not None:
+                raise DeviceError(message(op.name.lower(), f"operands on {device} and {s.device}",
+                                          "all operands on one device", "move one with .to(...)"))
+            device = s.device
+    return device
+
+
+# --- sources -------------------------------------------------------------------------------------------
+
+
+def buffer(memory: Buffer, shape: Shape) -> Node:
+    """The contents of a buffer, row-major in `shape`."""
+    node = _intern(Op.BUFFER, (), memory, shape, memory.dtype, memory.device)
+    if node.size > memory.size:
+        raise InternalError(f"buffer: shape {shape} does not fit {memory!r}")
+    return node
+
+
+def const(value: bool | int | float, dtype: DType, shape: Shape = ()) -> Node:
+    """`value`, converted to `dtype`, everywhere in `shape`.
+
+    Raises:
+        DTypeError: an integer type cannot hold the value.
+    """
+    if dtype.kind == "b":
+        value, key = bool(value), ("b", bool(value))
+    elif dtype.is_float:
+        value = float(value)
+        key = ("f", struct.pack("<d", value))  # type: ignore[assignment]
+    else:
+        if value != value or value in (float("inf"), float("-inf")) or not dtype.min <= value <= dtype.max:
+            raise DTypeError(message("constant", value, f"a value of {dtype.name}",
+                                     "cast the tensor to a wider type first"))
+        value = int(value)
+        key = ("i", value)  # type: ignore[assignment]
+    return _intern(Op.CONST, (), value, shape, dtype, None, key)
+
+
+def iota(n: int, dtype: DType = dt.index) -> Node:
+    """0, 1, .. n-1."""
+    if not dtype.is_int:
+        raise DTypeError(message("iota", dtype.name, "an integer type", "cast the result"))
+    return _intern(Op.IOTA, (), None, (n,), dtype, None)
+
+
+def variable(name: str, low: int, high: int) -> Node:
+    """A run-time integer, low <= value <= high."""
+    if low > high:
+        raise ShapeError(message("variable", f"{name} from {low} to {high}", "low <= high"))
+    return _intern(Op.VARIABLE, (), (name, low, high), (), dt.int64, None)
+
+
+# --- alu -----------------------------------------------------------------------------------------------
+
+_INTEGER_OR_BOOL = frozenset({Op.AND, Op.OR, Op.XOR})
+_INTEGER = frozenset({Op.IDIV, Op.MOD, Op.SHL, Op.SHR})
+_FLOAT = frozenset({Op.SQRT, Op.EXP, Op.LOG, Op.SIN, Op.TRUNC, Op.DIV})
+
+
+def alu(op: Op, *src: Node) -> Node:
+    """An elementwise operation (not a cast) on operands of one shape and dtype.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: operands do not agree, or op does not take the type.
+    """
+    name = op.name.lower()
+    if len(src) != ARITY[op]:
+        raise InternalError(f"{name}: {len(src)} operands")
+    values = src[1:] if op is Op.WHERE else src
+    dtype, shape = values[0].dtype, src[0].shape
+    for s in src:
+        if s.shape != shape:
+            raise ShapeError(message(name, f"shapes {' and '.join(str(x.shape) for x in src)}",
+                                     "equal shapes", "broadcast first"))
+    if any(v.dtype is not dtype for v in values) or (op is Op.WHERE and src[0].dtype is not dt.bool_):
+        raise DTypeError(message(name, " and ".join(s.dtype.name for s in src),
+                                 "a bool condition and equal types" if op is Op.WHERE
+                                 else "equal types", "cast one side"))
+    _check_kind(op, name, dtype)
+    result = dt.bool_ if op in (Op.LT, Op.EQ) else dtype
+    return _intern(op, src, None, shape, result, _common_device(op, src))
+
+
+def _check_kind(op: Op, name: str, dtype: DType) -> None:
+    if op in _FLOAT and not dtype.is_float:
+        raise DTypeError(message(name, dtype.name, "a float type", "cast with .float()"))
+    if op in _INTEGER and not dtype.is_int:
+        raise DTypeError(message(name, dtype.name, "an integer type", "cast first"))
+    if op in _INTEGER_OR_BOOL and dtype.is_float:
+        raise DTypeError(message(name, dtype.name, "an integer type or bool", "cast first"))
+    if op is Op.NEG and dtype.kind == "b":
+        raise DTypeError(message(name, "bool", "a number", "use logical_not"))
+
+
+def cast(x: Node, dtype: DType) -> Node:
+    """Convert values to `dtype`."""
+    if x.dtype is dtype:
+        return x
+    return _intern(Op.CAST, (x,), dtype, x.shape, dtype, x.device)
+
+
+def bitcast(x: Node, dtype: DType) -> Node:
+    """Reinterpret the bits of each element as a `dtype` of the same size."""
+    if x.dtype is dtype:
+        return x
+    if x.dtype.itemsize != dtype.itemsize or "b" in (x.dtype.kind, dtype.kind):
+        raise DTypeError(message("bitcast", f"{x.dtype.name} to {dtype.name}",
+                                 "two types of the same size, not bool"))
+    return _intern(Op.BITCAST, (x,), dtype, x.shape, dtype, x.device)
+
+
+# --- combine -------------------------------------------------------------------------------------------
+
+
+def reduce(op: Op, x: Node, axes: Iterable[int]) -> Node:
+    """Combine over `axes` with ADD, MUL or MAX; the axes disappear. No axes: x itself.
+
+    Over an empty axis the result is the identity: 0, 1, or the smallest value.
+    """
+    axes = tuple(sorted(axes))
+    _check_combine("reduce", op, x, axes)
+    if not axes:
+        return x
+    shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    return _intern(Op.REDUCE, (x,), (op, axes), shape, x.dtype, x.device)
+
+
+def scan(op: Op, x: Node, axis: int) -> Node:
+    """Inclusive prefix combination along `axis`."""
+    _check_combine("scan", op, x, (axis,))
+    return _intern(Op.SCAN, (x,), (op, axis), x.shape, x.dtype, x.device)
+
+
+def _check_combine(name: str, op: Op, x: Node, axes: tuple[int, ...]) -> None:
+    if op not in COMBINE:
+        raise InternalError(f"{name}: {op} is no combining operator")
+    if len(set(axes)) != len(axes):
+        raise ShapeError(message(name, f"axes {axes}", "distinct axes"))
+    for axis in axes:
+        _check_axis(name, axis, x.shape)
+
+
+def _check_axis(name: str, axis: int, shape: Shape) -> None:
+    if not 0 <= axis < len(shape):
+        raise IndexRangeError(message(name, f"axis {axis}", f"0 <= axis < {len(shape)} for shape {shape}"))
+
+
+# --- movement ------------------------------------------------------------------------------------------
+
+
+def move(op: Op, x: Node, arg: Any) -> Node:
+    """A movement operation; see movement.py for the eight arguments. Moves that change nothing vanish."""
+    shape = movement.out_shape(op, x.shape, arg)
+    if shape == x.shape and _is_identity(op, x, arg):
+        return x
+    return _intern(op, (x,), arg, shape, x.dtype, x.device)
+
+
+def _is_identity(op: Op, x: Node, arg: Any) -> bool:
+    if op is Op.PERMUTE:
+        return arg == tuple(range(len(x.shape)))
+    if op is Op.FLIP:
+        return all(x.shape[a] <= 1 for a in arg)
+    return op in (Op.RESHAPE, Op.EXPAND, Op.PAD, Op.SHRINK)
+
+
+# --- index ---------------------------------------------------------------------------------------------
+
+
+def gather(x: Node, index: Node, axis: int) -> Node:
+    """x at index's positions with coordinate `axis` replaced by the index; 0 where that is out of range."""
+    _check_index("gather", x.shape, index, axis)
+    return _intern(Op.GATHER, (x, index), axis, index.shape, x.dtype,
+                   _common_device(Op.GATHER, (x, index)))
+
+
+def scatter(x: Node, index: Node, y: Node, axis: int, mode: str) -> Node:
+    """x with y written (or combined, by mode) at positions with coordinate `axis` replaced by the index."""
+    _check_index("scatter", x.shape, index, axis)
+    if mode not in SCATTER_MODES:
+        raise InternalError(f"scatter: mode {mode}")
+    if y.shape != index.shape or y.dtype is not x.dtype:
+        raise ShapeError(message("scatter", f"updates {y.shape} {y.dtype.name}",
+                                 f"index's shape {index.shape} and type {x.dtype.name}"))
+    src = (x, index, y)
+    return _intern(Op.SCATTER, src, (axis, mode), x.shape, x.dtype, _common_device(Op.SCATTER, src))
+
+
+def _check_index(name: str, shape: Shape, index: Node, axis: int) -> None:
+    _check_axis(name, axis, shape)
+    if not index.dtype.is_int:
+        raise DTypeError(message(name, f"index of type {index.dtype.name}", "an integer type"))
+    others = [(a, b) for i, (a, b) in enumerate(zip(shape, index.shape, strict=False)) if i != axis]
+    if len(shape) != len(index.shape) or any(a != b for a, b in others):
+        raise ShapeError(message(name, f"x {shape} and index {index.shape}",
+                                 f"equal extents on all axes but {axis}", "expand one of them"))
+
+
+def sort(x: Node, axis: int, descending: bool = False) -> Node:
+    """The stable argsort along `axis`, int64; NaN sorts last (first when descending)."""
+    _check_axis("sort", axis, x.shape)
+    return _intern(Op.SORT, (x,), (axis, descending), x.shape, dt.int64, x.device)
+
+
+# --- memory and calls ------------------------------------------------------------------------------------
+
+
+def contiguous(x: Node) -> Node:
+    """x in memory of its own: a kernel boundary on request."""
+    if x.op in (Op.BUFFER, Op.CONTIGUOUS):
+        return x
+    return _intern(Op.CONTIGUOUS, (x,), None, x.shape, x.dtype, x.device)
+
+
+def store(target: Node, x: Node) -> Node:
+    """x written into the memory of the BUFFER node `target`; the value is x."""
+    if target.op is not Op.BUFFER or (target.shape, target.dtype) != (x.shape, x.dtype):
+        raise InternalError(f"store: {x!r} into {target!r}")
+    return _intern(Op.STORE, (target, x), None, x.shape, x.dtype, target.device)
+
+
+def copy(x: Node, device: str) -> Node:
+    """x on another device."""
+    if x.device == device:
+        return x
+    return _intern(Op.COPY, (x,), device, x.shape, x.dtype, device)
+
+
+def host(call: HostCall, *src: Node) -> Node:
+    """The result of a NumPy-level function of the operands."""
+    return _intern(Op.HOST, src, call, call.shape, call.dtype, _common_device(Op.HOST, src))
+
+
+# --- walking ---------------------------------------------------------------------------------------------
+
+
+def toposort(roots: Iterable[Node]) -> list[Node]:
+    """Every node reachable from the roots, operands first; without recursion."""
+    order: list[Node] = []
+    done: dict[Node, bool] = {}
+    work = list(roots)[::-1]
+    while work:
+        node = work[-1]
+        state = done.get(node)
+        if state is None:
+            done[node] = False
+            work += [s for s in reversed(node.src) if s not in done]
+        else:
+            work.pop()
+            if not state:
+                done[node] = True
+                order.append(node)
+    return order
+
+
+def rebuild(node: Node, src: tuple[Node, ...]) -> Node:
+    """The same operation on other operands."""
+    op, arg = node.op, node.arg
+    if op in (Op.CAST, Op.BITCAST):
+        return (cast if op is Op.CAST else bitcast)(src[0], arg)
+    if op in ALU:
+        return alu(op, *src)
+    if op in MOVEMENT:
+        return move(op, src[0], arg)
+    return _REBUILD[op](arg, *src) if op in _REBUILD else node
+
+
+_REBUILD: dict[Op, Callable[..., Node]] = {
+    Op.REDUCE: lambda arg, x: reduce(arg[0], x, arg[1]),
+    Op.SCAN: lambda arg, x: scan(arg[0], x, arg[1]),
+    Op.GATHER: lambda arg, x, index: gather(x, index, arg),
+    Op.SCATTER: lambda arg, x, index, y: scatter(x, index, y, *arg),
+    Op.SORT: lambda arg, x: sort(x, *arg),
+    Op.CONTIGUOUS: lambda arg, x: contiguous(x),
+    Op.STORE: lambda arg, target, x: store(target, x),
+    Op.COPY: lambda arg, x: copy(x, arg),
+    Op.HOST: lambda arg, *src: host(arg, *src),
+}
+
+
+def substitute(roots: Iterable[Node], mapping: dict[Node, Node]) -> list[Node]:
+    """The roots with nodes replaced, wherever they occur."""
+    roots = list(roots)
+    done = dict(mapping)
+    for node in toposort(roots):
+        if node not in done:
+            src = tuple(done[s] for s in node.src)
+            done[node] = node if src == node.src else rebuild(node, src)
+    return [done[root] for root in roots]
+
+
+def text(roots: Iterable[Node]) -> str:
+    """The graph, one node a line, operands by number."""
+    number: dict[Node, int] = {}
+    lines = []
+    for node in toposort(roots):
+        number[node] = len(number)
+        arg = "" if node.arg is None else f" {_arg_text(node.arg)}"
+        src = "".join(f" %{number[s]}" for s in node.src)
+        lines.append(f"%{number[node]} = {node.op.name}{src}{arg} : {node.shape} {node.dtype.name}")
+    return "\n".join(lines)
+
+
+def _arg_text(arg: Any) -> str:
+    if isinstance(arg, HostCall):
+        return arg.name
+    return arg.name if isinstance(arg, DType) else repr(arg)
