@@ -29,8 +29,21 @@ A vector axis has `extent` lanes of which the first `active` exist. Nothing is l
 an Update leaves their cells alone, and Combine ignores them because they still hold the identity. For an unroll
 axis active = extent.
 
-An Accumulator cell that a value does not index by some tile axis of the Update is updated once for each point of
-those axes (so a scalar accumulator inside a vector tile is an error: it must have the vector axis).
+Extents. A tile axis has the same kind wherever it occurs in a function. Its AXIS carries the full extent; a
+vector TileAxis always has that extent (a power of two), an unroll TileAxis in a remainder may have fewer copies.
+In a remainder an unroll axis may also be the variable of an ordinary (one-trip) Loop, and not a tile axis.
+
+Accumulators. The axes of an accumulator are tile axes around its declaration, or around its Updates (a vectorised
+reduction is declared outside of the loop, updated in tiles inside of it, and combined after it). There is one
+cell for each point of the full extents of its axes. An Update changes the cells of the current point; along an
+axis of the accumulator that no tile around the Update has, the cell of index 0. A cell that a value does not
+index by some tile axis of the Update is updated once for each point of those axes (so a scalar accumulator
+inside a vector tile is an error: it must have the vector axis). VAR of an accumulator is the current cell.
+A Combine binds one value for each point of the accumulator's other axes.
+
+A VAR in an index may depend on tile axes (its Let's value says which): such an index has no known stride.
+With a parallel loop in the function, every Put to a buffer is inside a parallel loop; what stands outside of
+them is run by every thread. There may be several parallel loops, one after the other, in any order.
 """
 
 from __future__ import annotations
