@@ -1,8 +1,9 @@
 """The meaning of the alu operations in NumPy, one row per operation.
 
-Both interpreters (of the graph and of kernels) stand on these tables, so this file *is* the executable form
-of the rules in `ops.py`. It works on *value* arrays: what `dtype.from_storage` returns, which is the storage
-type itself except that bfloat16 values are float32 numbers with 8 bits of precision.
+Both interpreters (of the graph and of kernels) stand on these tables, so this file *is* the
+executable form of the rules in `ops.py`. It works on *value* arrays: what `dtype.from_storage`
+returns, which is the storage type itself except that bfloat16 values are float32 numbers with 8 bits
+of precision.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def round_to(values: Array, dtype: DType) -> Array:
     return dt.from_storage(dt.to_storage(values, dtype), dtype)
 
 
-# --- rows ----------------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------
 
 
 def _shift_in_range(x: Array, count: Array) -> tuple[Array, Array]:
@@ -85,8 +86,8 @@ ALU: dict[Op, Callable[..., Any]] = {
 
 
 def cast(x: Array, dtype: DType) -> Array:
-    """CAST: to bool `x != 0`; float to integer truncates and saturates, NaN gives 0; integers wrap; floats
-    round to nearest even (to bfloat16 by way of float32, as `dtype.to_storage` does)."""
+    """CAST: to bool `x != 0`; float to integer truncates and saturates, NaN gives 0; integers wrap;
+    floats round to nearest even (to bfloat16 by way of float32, as `dtype.to_storage` does)."""
     if dtype is dt.bool_:
         return x != 0
     if dtype.is_float:
@@ -104,7 +105,7 @@ def cast(x: Array, dtype: DType) -> Array:
 def bitcast(x: Array, dtype: DType) -> Array:
     """BITCAST: the same bytes as another type of the same size (a nonzero byte as bool is true).
 
-    Float32 values seen as a type of two bytes are bfloat16: that is the only way the sizes can agree.
+    Float32 values seen as a type of two bytes are bfloat16: only so can the sizes agree.
     """
     source = dt.bfloat16 if x.dtype == np.float32 and dtype.itemsize == 2 else dt.parse(x.dtype)
     if source.itemsize != dtype.itemsize:
@@ -132,7 +133,7 @@ def evaluate_alu(op: Op, operands: Sequence[Array], dtype: DType) -> Array:
         return round_to(result, dtype) if dtype is dt.bfloat16 else result
 
 
-# --- combining along axes --------------------------------------------------------------------------------
+# --- combining along axes ------------------------------------------------------------------------
 
 COMBINE: dict[Op, np.ufunc] = {Op.ADD: np.add, Op.MUL: np.multiply, Op.MAX: np.maximum}
 
@@ -144,7 +145,7 @@ def identity(op: Op, dtype: DType) -> bool | int | float:
 
 
 def _wide(x: Array, dtype: DType) -> Array:
-    # sums of floats are accumulated in float64 and rounded once: an oracle is more exact than what it judges
+    # accumulated in float64 and rounded once: an oracle is more exact than what it judges
     return x.astype(np.float64) if dtype.is_float else x
 
 
@@ -163,7 +164,7 @@ def scan(op: Op, x: Array, axis: int, dtype: DType) -> Array:
         return round_to(COMBINE[op].accumulate(wide, axis=axis, dtype=wide.dtype), dtype)
 
 
-# --- scatter ---------------------------------------------------------------------------------------------
+# --- scatter -------------------------------------------------------------------------------------
 
 SCATTER: dict[str, Callable[[Array, Array], Array]] = {
     "set": lambda old, new: new,
@@ -175,10 +176,10 @@ SCATTER: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def scatter(cells: Array, index: Array, values: Array, mode: str, dtype: DType) -> None:
-    """cells[index[i]] = cells[index[i]] `mode` values[i] for i in order, in place; all arrays are flat.
+    """cells[index[i]] = cells[index[i]] `mode` values[i] for i in order, in place; all are flat.
 
-    Updates of equal index are done in rounds, the k-th of each index in round k, so that every update rounds
-    to `dtype` on its own.
+    Updates of equal index are done in rounds, the k-th of each index in round k, so that every update
+    rounds to `dtype` on its own.
     """
     order = np.argsort(index, kind="stable")
     sorted_index = index[order]
