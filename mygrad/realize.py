@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mygrad import dtype as dt
-from mygrad import graph
+from mygrad import graph, interpret
 from mygrad.dtype import DType
 from mygrad.errors import BufferError_, message
 from mygrad.graph import Node
@@ -45,18 +45,30 @@ def allocate(device: str, dtype: DType, size: int) -> Buffer:
 def to_numpy(node: Node) -> np.ndarray[Any, Any]:
     """The values of `node` as a new array of its shape (bfloat16 as float32)."""
     result = realize([node])[0]
-    memory: Buffer = result.arg
+    stored = _read(result.arg)[:result.size]
+    return dt.from_storage(stored.reshape(result.shape), result.dtype)
+
+
+def _read(memory: Buffer) -> np.ndarray[Any, Any]:
+    """The stored elements of a buffer."""
     if memory.memory is None:
         raise BufferError_(message("read", f"a tensor without memory ({memory.why_unreadable})",
                                    "a computed tensor"))
-    out = np.empty(result.shape, result.dtype.storage)
+    out = np.empty(memory.size, memory.dtype.storage)
     if out.size:
         devices.get(memory.device).read(memory.memory, out)
-    return dt.from_storage(out, result.dtype)
+    return out
 
 
 def realize(nodes: Sequence[Node]) -> list[Node]:
     """Compute `nodes`; the result is one BUFFER node of the same shape for each."""
-    from mygrad import interpret  # noqa: PLC0415  (stand-in until the scheduler is in place)
-
-    return [n if n.op is Op.BUFFER else from_numpy(interpret.evaluate(n), n.dtype, n.device) for n in nodes]
+    # a stand-in until the scheduler is in place: everything through the interpreter
+    wanted = list(dict.fromkeys([*nodes, *(n for n in graph.toposort(nodes) if n.op is Op.STORE)]))
+    done: dict[Node, Node] = {n: n for n in wanted if n.op is Op.BUFFER}
+    missing = [n for n in wanted if n not in done]
+    for node, value in zip(missing, interpret.evaluate_all(missing, _read), strict=True):
+        done[node] = node.src[0] if node.op is Op.STORE else from_numpy(value, node.dtype, node.device)
+        if node.op is Op.STORE and value.size:
+            data = np.ascontiguousarray(dt.to_storage(value, node.dtype))
+            devices.get(node.device).write(node.src[0].arg.memory, data)
+    return [done[n] for n in nodes]
