@@ -2,8 +2,8 @@
 
 Both interpreters (of the graph and of kernels) stand on these tables, so this file *is* the
 executable form of the rules in `ops.py`. It works on *value* arrays: what `dtype.from_storage`
-returns, which is the storage type itself except that bfloat16 values are float32 numbers with 8 bits
-of precision.
+returns, which is the storage type itself except that bfloat16 values are float32 numbers with 8
+bits of precision.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ SCATTER: dict[str, Callable[[Array, Array], Array]] = {
 def scatter(cells: Array, index: Array, values: Array, mode: str, dtype: DType) -> None:
     """cells[index[i]] = cells[index[i]] `mode` values[i] for i in order, in place; all are flat.
 
-    Updates of equal index are done in rounds, the k-th of each index in round k, so that every update
-    rounds to `dtype` on its own.
+    Updates of equal index are done in rounds, the k-th of each index in round k, so that every
+    update rounds to `dtype` on its own.
     """
     order = np.argsort(index, kind="stable")
     sorted_index = index[order]

@@ -1,13 +1,13 @@
 """The `reference` device: an interpreter of kernels in NumPy, slow and obvious.
 
-It gives kernels their executable meaning (kernel.py) and is the oracle of the code generators. Every
-axis of a store, free or bound, is one dimension of a grid; every expression is evaluated over the
-dimensions it depends on; REDUCE reduces dimensions, SCAN accumulates along one. Loops appear only in
-chunks of the outermost axes, so that a large grid does not exhaust memory.
+It gives kernels their executable meaning (kernel.py) and is the oracle of the code generators.
+Every axis of a store, free or bound, is one dimension of a grid; every expression is evaluated over
+the dimensions it depends on; REDUCE reduces dimensions, SCAN accumulates along one. Loops appear
+only in chunks of the outermost axes, so that a large grid does not exhaust memory.
 
-It is also the sanitiser of the scheduler. These are `InternalError`s: a LOAD or store outside of its
-buffer where it is valid (even if a WHERE would discard the value), and two points that write one
-element without `ordered_axes` to say in which order.
+It is also the sanitiser of the scheduler. These are `InternalError`s: a LOAD or store outside of
+its buffer where it is valid (even if a WHERE would discard the value), and two points that write
+one element without `ordered_axes` to say in which order.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class Grid:
         return len(self.ranges.get(axis, range(axis.arg[1])))
 
     def spread(self, e: Expr, dims: Sequence[Expr], full: bool = False) -> Value:
-        """The value of `e` with dimensions `dims`; those it lacks get extent 1, or all points if `full`."""
+        """The value of `e` with dimensions `dims`; those it lacks get extent 1, or their points if
+        `full`."""
         value, own = self.values[e], self.dims(e)
         shape = [self.extent(a) if a in own else 1 for a in dims]
         target = [self.extent(a) for a in dims]
@@ -261,7 +262,8 @@ def _evaluate_chunk(grid: Grid, store: Store, axes: list[Expr], unordered: int) 
     for number, extent in zip(numbers, extents, strict=True):
         point = point[..., None] * extent + number
     point = point.reshape(point.shape + (1,) * (len(axes) - unordered))
-    return Writes(index.array[valid], value.array[valid], np.broadcast_to(point, valid.shape)[valid])
+    point = np.broadcast_to(point, valid.shape)
+    return Writes(index.array[valid], value.array[valid], point[valid])
 
 
 def _where(grid: Grid, store: Store, axes: Sequence[Expr], what: str, position: Array) -> str:
@@ -277,7 +279,7 @@ def _short(e: Expr) -> str:
 
 
 def _chunks(axes: Sequence[Expr], nodes: Sequence[Expr]) -> Iterator[dict[Expr, range]]:
-    """Ranges of the axes, in row-major order, with at most CHUNK_POINTS points of any expression."""
+    """Ranges of the axes, row-major, with at most CHUNK_POINTS points of any expression."""
     steps = {a: a.arg[1] for a in axes}
 
     def largest() -> int:
@@ -306,8 +308,8 @@ def _check_order(kernel: Kernel, store: Store, write: Writes) -> None:
     clash = (index[1:] == index[:-1]) & (point[1:] != point[:-1])
     if clash.any():
         element = index[1:][clash][0]
-        raise InternalError(f"reference: kernel {kernel.name} writes b{store.slot}[{element}] from two "
-                            f"points in no order: b{store.slot}[{_short(store.index)}]")
+        raise InternalError(f"reference: kernel {kernel.name} writes b{store.slot}[{element}] from "
+                            f"two points in no order: b{store.slot}[{_short(store.index)}]")
 
 
 # --- the device ----------------------------------------------------------------------------------
@@ -316,7 +318,8 @@ def _check_order(kernel: Kernel, store: Store, write: Writes) -> None:
 def _view(memory: Array, offset: int, info: BufferInfo) -> Array:
     nbytes = info.size * info.dtype.itemsize
     if offset + nbytes > memory.nbytes:
-        raise InternalError(f"reference: {nbytes} bytes at {offset} do not fit into {memory.nbytes}")
+        raise InternalError(
+            f"reference: {nbytes} bytes at {offset} do not fit into a memory of {memory.nbytes}")
     return memory[offset : offset + nbytes].view(info.dtype.storage)
 
 
