@@ -1,9 +1,9 @@
 """User errors and internal errors.
 
-A user error says four things: the operation, what it got, what it expected and what to do about it.
-Every user error also derives from the builtin a Python programmer would expect (`ValueError`,
-`TypeError`, `IndexError` ...), so `except ValueError` works as it does with NumPy. An `InternalError`
-is a defect of mygrad itself: no input of a user should reach one.
+A user error says four things: the operation, what it got, what it expected and what to do about
+it. Every user error also derives from the builtin a Python programmer would expect (`ValueError`,
+`TypeError`, `IndexError` ...), so `except ValueError` works as it does with NumPy. An
+`InternalError` is a defect of mygrad itself: no input of a user should reach one.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ class BufferError_(MygradError, RuntimeError):
 
 class DataError(MygradError, ValueError):
     """A dataset, weights or cache file that is missing or damaged."""
+
+
+class DownloadError(DataError):
+    """A dataset that is not on this machine and that no mirror gave."""
 
 
 class MissingPackageError(MygradError, ImportError):

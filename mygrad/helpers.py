@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from mygrad.errors import MissingPackageError, message
 
 Shape = tuple[int, ...]
 
@@ -71,3 +75,40 @@ def round_up(a: int, multiple: int) -> int:
 def content_key(*parts: object) -> str:
     """A stable hexadecimal key of the `str` of the parts, for names and cache files."""
     return hashlib.sha256("\x00".join(map(str, parts)).encode()).hexdigest()[:24]
+
+
+def optional_import(name: str, purpose: str, extra: str) -> Any:
+    """An optional package, imported when it is needed.
+
+    >>> optional_import("no_such_package", "safe_save", "examples")
+    Traceback (most recent call last):
+    ...
+    mygrad.errors.MissingPackageError: ...
+
+    Raises:
+        MissingPackageError: it is not installed; says which extra of mygrad brings it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingPackageError(
+            message(purpose, f"no package {name} ({error})", "it to be installed",
+                    f"pip install 'mygrad[{extra}]'")
+        ) from error
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file whole or not at all: readers and crashes never see half of it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".partial-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide the file from other users
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,1 @@
+"""Modules, losses, optimisers, data and state: thin layers over Tensor."""
