@@ -27,7 +27,7 @@ def idx(array: np.ndarray, code: int = 0x08) -> bytes:
     return header + array.astype(dict(TYPES)[code]).tobytes()
 
 
-# --- idx -----------------------------------------------------------------------------------------------
+# --- idx ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("code", "dtype"), TYPES)
@@ -43,11 +43,10 @@ def test_idx_round_trip(code: int, dtype: str, shape: tuple[int, ...]) -> None:
 @given(st.binary(max_size=40))
 def test_idx_of_noise_is_an_array_or_a_data_error(data: bytes) -> None:
     try:
-        found = parse_idx(data, "noise")
-    except DataError as error:
-        assert "noise" in str(error)
-    else:
-        assert idx(found, data[2]) == data
+        found = parse_idx(data)
+    except DataError:
+        return
+    assert idx(found, data[2]) == data
 
 
 @given(st.integers(0, 27))
@@ -66,24 +65,20 @@ def test_gunzip_damage() -> None:
     assert gunzip(whole, "f") == b"hello" * 100
     flipped = bytearray(whole)
     flipped[-6] ^= 1  # the checksum at the end
-    for damaged in (b"", b"no gzip", whole[:-3], whole[:20], bytes(flipped)):
-        if damaged == b"":
-            continue
-        with pytest.raises(DataError, match="f: got .*expected a whole gzip file"):
+    for damaged in (b"no gzip", whole[:-3], whole[:20], bytes(flipped)):
+        with pytest.raises(DataError, match=r"f: got .*expected a whole gzip file"):
             gunzip(damaged, "f")
 
 
-# --- where files come from -----------------------------------------------------------------------------
+# --- where files come from ------------------------------------------------------------------------
 
 
-def offer(
-    folder: Path, data: bytes, path: str = "set/file.gz", *, sha: str | None = None
-) -> Resource:
+def offer(folder: Path, data: bytes, sha: str | None = None) -> Resource:
     """A resource whose only mirror is `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "file.gz").write_bytes(data)
     sha = sha or hashlib.sha256(data).hexdigest()
-    return Resource(path, (folder.as_uri() + "/",), len(data), sha)
+    return Resource("set/file.gz", (folder.as_uri() + "/",), len(data), sha)
 
 
 @pytest.fixture
@@ -149,16 +144,16 @@ def test_order_of_places(cache: Path, tmp_path: Path) -> None:
 
 def test_missing_places_are_errors(tmp_path: Path) -> None:
     resource = offer(tmp_path / "mirror", b"mirror")
-    with pytest.raises(DataError, match="no such file in .*empty.*leave the folder out"):
+    with pytest.raises(DataError, match=r"no such file in .*empty.*leave the folder out"):
         read(resource, tmp_path / "empty")
     with (
         configuration.context(MYGRAD_DATA=str(tmp_path / "nowhere")),
-        pytest.raises(DataError, match="MYGRAD_DATA: got .*nowhere, no such folder"),
+        pytest.raises(DataError, match=r"MYGRAD_DATA: got .*nowhere, no such folder"),
     ):
         read(resource)
 
 
-# --- MNIST ---------------------------------------------------------------------------------------------
+# --- MNIST ----------------------------------------------------------------------------------------
 
 
 def test_embedded_mnist_is_the_official_test_set() -> None:

@@ -7,8 +7,8 @@ A file is looked for in this order:
     3. the cache, $MYGRAD_CACHE/data
     4. public mirrors, one after the other; kept in the cache, unless that is off
 
-A download must have the official checksum. A file that someone put into a folder need not (it may have
-been recompressed): it is held to its structure.
+A download must have the official checksum. A file that someone put into a folder need not (it may
+have been recompressed): it is held to its structure.
 """
 
 from __future__ import annotations
@@ -91,15 +91,15 @@ MNIST: dict[str, tuple[Resource, Resource]] = {
 def mnist(split: str, folder: str | os.PathLike[str] | None = None) -> tuple[Array, Array]:
     """MNIST (LeCun, Cortes and Burges 1998): images uint8 (N, 28, 28) and labels uint8 (N,).
 
-    `split` is "train" (60,000) or "test" (10,000); `folder` holds the official .gz files, directly or in
-    a subfolder `mnist`.
+    `split` is "train" (60,000) or "test" (10,000); `folder` holds the official .gz files, directly
+    or in a subfolder `mnist`.
 
     >>> images, labels = mnist("test", "examples/data")
     >>> images.shape, labels[:3].tolist()
     ((10000, 28, 28), [7, 2, 1])
 
     Raises:
-        DataError: a file is missing from `folder`, or damaged; names it, what was found and the remedy.
+        DataError: a file is missing from `folder`, or damaged.
         DownloadError: not on this machine, and no mirror gave it.
     """
     if split not in MNIST:

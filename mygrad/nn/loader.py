@@ -55,13 +55,13 @@ class DataLoader:
     """Iterates over the batches of a dataset, each a tuple of Tensors.
 
     Args:
-        dataset: a TensorDataset, a sequence of arrays, or anything with `len` and integer indexing that
-            gives a tuple of arrays or numbers for each sample.
+        dataset: a TensorDataset, a sequence of arrays, or anything with `len` and integer indexing
+            that gives a tuple of arrays or numbers for each sample.
         batch_size: samples per batch.
-        shuffle: another order each epoch, by `seed` and the number of the epoch alone: a run that is
-            repeated with the same seed sees the same batches.
-        drop_last: leave out a last batch that is not full, so that every batch has one shape and `jit`
-            captures once.
+        shuffle: another order each epoch, by `seed` and the number of the epoch alone: a run that
+            is repeated with the same seed sees the same batches.
+        drop_last: leave out a last batch that is not full, so that every batch has one shape and
+            `jit` captures once.
 
     Raises:
         DataError: a batch size below 1.
