@@ -50,13 +50,15 @@ from mygrad.program import Buffer
 class HostCall:
     """A function of NumPy arrays with a declared result: what a HOST node runs.
 
-    `function` gets one array per operand and returns an array of `shape` and `dtype`.
+    `function` gets one array per operand and returns an array of `shape` and `dtype`. `vjp(node, g)` gives the
+    gradient of each operand as a node, or None, as the rules of autograd/vjp.py do.
     """
 
     function: Callable[..., Any]
     name: str
     shape: Shape
     dtype: DType
+    vjp: Callable[..., Any] | None = None
 
 
 class Node:
