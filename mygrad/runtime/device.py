@@ -3,10 +3,10 @@
     get("opencl")          the runtime, opened at the first call
     available()            {"cpu": None, "opencl": "why it cannot be used", ...}
     default()              the device of new tensors
-    Device.DEFAULT = "cpu" sets it; otherwise MYGRAD_DEVICE, then CPU=1, OPENCL=1 ... in the environment
+    Device.DEFAULT = ...   sets it; otherwise MYGRAD_DEVICE, then CPU=1, OPENCL=1 ... are read
 
-Nothing is imported before it is asked for: a missing driver or package is a clear sentence from `get`, never
-an error of `import mygrad`.
+Nothing is imported before it is asked for: a missing driver or package is a clear sentence from
+`get`, never an error of `import mygrad`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEVICES: dict[str, Entry] = {
     "cpu": Entry("mygrad.runtime.cpu", "CPU", "this processor, through LLVM"),
     "opencl": Entry("mygrad.runtime.opencl", "OpenCL", "an OpenCL 1.2 device"),
     "cuda": Entry("", "", "an NVIDIA GPU"),
-    "reference": Entry("mygrad.runtime.reference", "Reference", "the interpreter of kernels in NumPy"),
+    "reference": Entry("mygrad.runtime.reference", "Reference", "the NumPy interpreter of kernels"),
 }
 
 _opened: dict[str, Runtime] = {}
@@ -75,14 +75,16 @@ def get(name: str) -> Runtime:
 def _open(name: str) -> Runtime:
     entry = DEVICES[name]
     if not entry.module:
-        raise DeviceError(message(f"device {name}", f"a request for {entry.doc}", "an implemented device",
+        raise DeviceError(message(f"device {name}", f"a request for {entry.doc}",
+                                  "an implemented device",
                                   f"{name} is not implemented in this version; use cpu or opencl"))
     runtime = getattr(importlib.import_module(entry.module), entry.runtime)
-    return runtime()  # type: ignore[no-any-return]
+    opened: Runtime = runtime()
+    return opened
 
 
 def available() -> dict[str, str | None]:
-    """For every known device None, or the reason why it cannot be used here. Opens those that can."""
+    """For every known device None, or the reason why it cannot be used here; opens the others."""
     reasons: dict[str, str | None] = {}
     for name in DEVICES:
         try:
@@ -101,7 +103,7 @@ class Devices:
 
     @property
     def DEFAULT(self) -> str:
-        """The device of new tensors. Assign a name to change it, or None to follow the environment again."""
+        """The device of new tensors. Assign a name to set it, None to follow the environment."""
         return self._chosen or _from_settings()
 
     @DEFAULT.setter
@@ -119,8 +121,8 @@ Device = Devices()
 
 
 def default() -> str:
-    """The device of new tensors: `Device.DEFAULT` if set, else MYGRAD_DEVICE, else the one device whose
-    flag (CPU, OPENCL, CUDA, REFERENCE) is set, else "cpu".
+    """The device of new tensors: `Device.DEFAULT` if set, else MYGRAD_DEVICE, else the one device
+    whose flag (CPU, OPENCL, CUDA, REFERENCE) is set, else "cpu".
 
     Raises:
         ConfigError: flags of two devices are set.
