@@ -98,7 +98,7 @@ def parse(value: DType | str | type | np.dtype[Any]) -> DType:
         return value
     if isinstance(value, str) and value in _BY_NAME:
         return _BY_NAME[value]
-    if value in (float, int, bool):
+    if isinstance(value, type) and value in (float, int, bool):  # np.dtype("float64") == float
         return {float: default_float, int: default_int, bool: bool_}[value]  # type: ignore[index]
     if str(value) == "bfloat16":  # ml_dtypes
         return bfloat16
