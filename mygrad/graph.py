@@ -18,9 +18,12 @@
     STORE                    (buffer, x)        None                       x written into that BUFFER
     COPY                     (x,)               device name                same, on another device
     HOST                     operands           HostCall                   as the HostCall declares
+    DETACH                   (x,)               None or a leaf's label     same; no gradient flows through
 
 GATHER reads x at index's own position with the coordinate along `axis` replaced by the index: all other
-extents of x and index agree. SCATTER is its transpose. The meaning of every op stands in ops.py.
+extents of x and index agree. SCATTER is its transpose. The meaning of every op stands in ops.py. DETACH is no work and no memory: the
+scheduler drops it before it looks at structure. With a label it marks the value of a gradient leaf, so that two
+leaves of equal value stay two nodes; that is where reverse mode collects.
 
 Interning: the key carries dtype, shape and the exact bits of constants, so `0.0`, `-0.0`, `0` and `False` are
 four nodes. A node keeps the first user line that made it (`location`), which is no part of its identity.
@@ -42,7 +45,7 @@ from mygrad import movement
 from mygrad.dtype import DType
 from mygrad.errors import DeviceError, DTypeError, IndexRangeError, InternalError, ShapeError, message
 from mygrad.helpers import Location, Shape, user_location
-from mygrad.ops import ALU, ARITY, COMBINE, MOVEMENT, SCATTER_MODES, Op
+from mygrad.ops import ALU, ARITY, COMBINE, MOVEMENT, SCATTER_MODES, SOURCE, Op
 from mygrad.program import Buffer
 
 
@@ -341,6 +344,16 @@ def host(call: HostCall, *src: Node) -> Node:
     return _intern(Op.HOST, src, call, call.shape, call.dtype, _common_device(Op.HOST, src))
 
 
+def detach(x: Node, label: int | None = None) -> Node:
+    """x for the eyes, a constant for derivatives; with a label, the value of the gradient leaf of that label."""
+    if label is None:
+        if x.op is Op.DETACH:
+            return detach(x.src[0])
+        if x.op in SOURCE or not x.dtype.is_float:  # nothing flows through these anyway
+            return x
+    return _intern(Op.DETACH, (x,), label, x.shape, x.dtype, x.device)
+
+
 # --- walking ---------------------------------------------------------------------------------------------
 
 
@@ -385,6 +398,7 @@ _REBUILD: dict[Op, Callable[..., Node]] = {
     Op.STORE: lambda arg, target, x: store(target, x),
     Op.COPY: lambda arg, x: copy(x, arg),
     Op.HOST: lambda arg, *src: host(arg, *src),
+    Op.DETACH: lambda arg, x: detach(x, arg),
 }
 
 

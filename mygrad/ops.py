@@ -9,6 +9,7 @@
     index    GATHER(axis)  SCATTER(axis, mode)  SORT(axis, descending)
     memory   CONTIGUOUS STORE COPY(device)
     call     HOST
+    mark     DETACH(label)             identity through which no gradient flows; no work
 
 Meaning where mathematics leaves a choice (every interpretation obeys these):
 
@@ -86,6 +87,8 @@ class Op(Enum):
     COPY = auto()
     # call
     HOST = auto()
+    # a mark for autograd, dropped before scheduling
+    DETACH = auto()
     # only inside kernel expressions (expr.py)
     AXIS = auto()
     PARAM = auto()
@@ -108,7 +111,8 @@ MOVEMENT = frozenset({Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.PAD, Op.SHRINK, Op.F
                       Op.UNWINDOW})
 INDEX = frozenset({Op.GATHER, Op.SCATTER, Op.SORT})
 MEMORY = frozenset({Op.CONTIGUOUS, Op.STORE, Op.COPY})
-GRAPH = SOURCE | ALU | {Op.REDUCE, Op.SCAN, Op.HOST} | MOVEMENT | INDEX | MEMORY
+MARK = frozenset({Op.DETACH})
+GRAPH = SOURCE | ALU | {Op.REDUCE, Op.SCAN, Op.HOST} | MOVEMENT | INDEX | MEMORY | MARK
 COMBINE = frozenset({Op.ADD, Op.MUL, Op.MAX})  # the operators of REDUCE and SCAN
 COMMUTATIVE = frozenset({Op.ADD, Op.MUL, Op.MAX, Op.EQ, Op.AND, Op.OR, Op.XOR})
 TRANSCENDENTAL = frozenset({Op.EXP, Op.LOG, Op.SIN})
