@@ -30,7 +30,9 @@ Reader = Callable[[Buffer], Array]  # the stored elements of a buffer, one-dimen
 Rule = Callable[..., Array]  # (node, *values of its operands)
 
 
-def evaluate(node: Node, read: Reader | None = None, variables: Mapping[str, int] | None = None) -> Array:
+def evaluate(
+    node: Node, read: Reader | None = None, variables: Mapping[str, int] | None = None
+) -> Array:
     """The values of `node` as a new array of its shape (bfloat16 as float32).
 
     >>> evaluate(graph.alu(Op.MUL, graph.iota(4), graph.iota(4)))
@@ -39,8 +41,9 @@ def evaluate(node: Node, read: Reader | None = None, variables: Mapping[str, int
     return evaluate_all([node], read, variables)[0]
 
 
-def evaluate_all(nodes: Iterable[Node], read: Reader | None = None,
-                 variables: Mapping[str, int] | None = None) -> list[Array]:
+def evaluate_all(
+    nodes: Iterable[Node], read: Reader | None = None, variables: Mapping[str, int] | None = None
+) -> list[Array]:
     """The values of `nodes`. `read` gives the stored elements of BUFFER nodes, `variables` the values of
     VARIABLE nodes by name.
 
@@ -61,8 +64,9 @@ def evaluate_all(nodes: Iterable[Node], read: Reader | None = None,
     return [np.array(values[node]) for node in nodes]
 
 
-def _evaluate_one(node: Node, operands: list[Array], read: Reader | None,
-                  variables: Mapping[str, int]) -> Array:
+def _evaluate_one(
+    node: Node, operands: list[Array], read: Reader | None, variables: Mapping[str, int]
+) -> Array:
     op = node.op
     if op in ALU:
         value = numeric.evaluate_alu(op, operands, node.dtype)
@@ -85,15 +89,19 @@ def _evaluate_one(node: Node, operands: list[Array], read: Reader | None,
 def _buffer(node: Node, read: Reader | None) -> Array:
     if read is None:
         raise InternalError(f"interpret: {node!r} needs a reader")
-    return dt.from_storage(read(node.arg)[:node.size].reshape(node.shape), node.dtype)
+    return dt.from_storage(read(node.arg)[: node.size].reshape(node.shape), node.dtype)
 
 
 def _variable(node: Node, variables: Mapping[str, int]) -> Array:
     name, low, high = node.arg
     if name not in variables:
-        raise ShapeError(message("variable", f"no value of {name}", "a value for each variable", "bind it"))
+        raise ShapeError(
+            message("variable", f"no value of {name}", "a value for each variable", "bind it")
+        )
     if not low <= variables[name] <= high:
-        raise ShapeError(message("variable", f"{name} = {variables[name]}", f"{low} <= {name} <= {high}"))
+        raise ShapeError(
+            message("variable", f"{name} = {variables[name]}", f"{low} <= {name} <= {high}")
+        )
     return np.array(variables[name], np.int64)
 
 
@@ -156,8 +164,14 @@ def call_host(call: HostCall, operands: Iterable[Array]) -> Array:
     """
     value = np.asarray(call.function(*operands))
     if value.shape != call.shape:
-        raise ShapeError(message(call.name, f"a result of shape {value.shape}",
-                                 f"the declared shape {call.shape}", "correct the declaration"))
+        raise ShapeError(
+            message(
+                call.name,
+                f"a result of shape {value.shape}",
+                f"the declared shape {call.shape}",
+                "correct the declaration",
+            )
+        )
     return numeric.cast(value, call.dtype)
 
 

@@ -11,8 +11,12 @@ from mygrad.graph import Node, toposort
 from mygrad.ops import Op
 
 
-def gradient(outputs: Sequence[Node], seeds: Sequence[Node | None], inputs: Sequence[Node],
-             stop: Collection[Node] = ()) -> list[Node | None]:
+def gradient(
+    outputs: Sequence[Node],
+    seeds: Sequence[Node | None],
+    inputs: Sequence[Node],
+    stop: Collection[Node] = (),
+) -> list[Node | None]:
     """The gradient of `sum(seed * output)` with respect to each input: a node of the input's shape and dtype,
     or None where no output depends on the input.
 
@@ -28,8 +32,13 @@ def gradient(outputs: Sequence[Node], seeds: Sequence[Node | None], inputs: Sequ
             or a HOST function on the way has no gradient.
     """
     if len(outputs) != len(seeds):
-        raise GradientError(message("gradient", f"{len(seeds)} seeds for {len(outputs)} outputs",
-                                    "one seed for each output"))
+        raise GradientError(
+            message(
+                "gradient",
+                f"{len(seeds)} seeds for {len(outputs)} outputs",
+                "one seed for each output",
+            )
+        )
     order = toposort(outputs)
     active = _between(order, inputs, stop)
     found: dict[Node, Node] = {}
@@ -56,8 +65,12 @@ def _between(order: Sequence[Node], inputs: Sequence[Node], stop: Collection[Nod
     active = {node for node in inputs if node.dtype.is_float}
     stopped = set(stop)
     for node in order:
-        if node.dtype.is_float and node not in stopped and node not in active and \
-                any(s in active and rule for s, rule in zip(node.src, has_rule(node), strict=False)):
+        if (
+            node.dtype.is_float
+            and node not in stopped
+            and node not in active
+            and any(s in active and rule for s, rule in zip(node.src, has_rule(node), strict=False))
+        ):
             active.add(node)
     return active
 
@@ -69,15 +82,32 @@ def _accumulate(found: dict[Node, Node], node: Node, contribution: Node) -> None
 
 def _seed(output: Node, seed: Node | None) -> Node:
     if not output.dtype.is_float:
-        raise GradientError(message("gradient", f"an output of type {output.dtype.name}", "a float",
-                                    "only floats have gradients; cast before the computation"))
+        raise GradientError(
+            message(
+                "gradient",
+                f"an output of type {output.dtype.name}",
+                "a float",
+                "only floats have gradients; cast before the computation",
+            )
+        )
     if seed is None:
         if output.size != 1:
-            raise GradientError(message("gradient", f"an output of shape {output.shape} without a seed",
-                                        "one element, or a seed of the output's shape",
-                                        "reduce it with .sum() or .mean(), or pass a gradient"))
+            raise GradientError(
+                message(
+                    "gradient",
+                    f"an output of shape {output.shape} without a seed",
+                    "one element, or a seed of the output's shape",
+                    "reduce it with .sum() or .mean(), or pass a gradient",
+                )
+            )
         return graph.const(1, output.dtype, output.shape)
     if seed.shape != output.shape:
-        raise GradientError(message("gradient", f"a seed of shape {seed.shape}",
-                                    f"the output's shape {output.shape}", "expand or reduce the seed"))
+        raise GradientError(
+            message(
+                "gradient",
+                f"a seed of shape {seed.shape}",
+                f"the output's shape {output.shape}",
+                "expand or reduce the seed",
+            )
+        )
     return graph.cast(seed, output.dtype)

@@ -24,8 +24,20 @@ from mygrad.ops import MOVEMENT, SOURCE, Op
 Rule = Callable[[Node, Node], Node]
 
 # what has no gradient: sources have no operands; the others are not numbers or constant almost everywhere
-NOT_DIFFERENTIABLE = SOURCE | {Op.LT, Op.EQ, Op.IDIV, Op.MOD, Op.AND, Op.OR, Op.XOR, Op.SHL, Op.SHR,
-                               Op.TRUNC, Op.BITCAST, Op.SORT}
+NOT_DIFFERENTIABLE = SOURCE | {
+    Op.LT,
+    Op.EQ,
+    Op.IDIV,
+    Op.MOD,
+    Op.AND,
+    Op.OR,
+    Op.XOR,
+    Op.SHL,
+    Op.SHR,
+    Op.TRUNC,
+    Op.BITCAST,
+    Op.SORT,
+}
 
 
 def has_rule(node: Node) -> tuple[bool, ...]:
@@ -33,7 +45,9 @@ def has_rule(node: Node) -> tuple[bool, ...]:
     if node.op is Op.HOST:
         return tuple(s.dtype.is_float for s in node.src)
     row = VJP.get(node.op, ())
-    return tuple(rule is not None and s.dtype.is_float for rule, s in zip(row, node.src, strict=False))
+    return tuple(
+        rule is not None and s.dtype.is_float for rule, s in zip(row, node.src, strict=False)
+    )
 
 
 def pull_back(node: Node, g: Node, wanted: Sequence[bool]) -> list[Node | None]:
@@ -44,13 +58,20 @@ def pull_back(node: Node, g: Node, wanted: Sequence[bool]) -> list[Node | None]:
     """
     if node.op is Op.HOST:
         if node.arg.vjp is None:
-            raise GradientError(message(node.arg.name, f"a gradient to carry back (made at {node.location})",
-                                        "a function with a gradient rule",
-                                        "give its HostCall a vjp, or detach its operands"))
+            raise GradientError(
+                message(
+                    node.arg.name,
+                    f"a gradient to carry back (made at {node.location})",
+                    "a function with a gradient rule",
+                    "give its HostCall a vjp, or detach its operands",
+                )
+            )
         found = node.arg.vjp(node, g)
         return [gradient if want else None for gradient, want in zip(found, wanted, strict=True)]
-    return [rule(node, g) if rule is not None and want else None
-            for rule, want in zip(VJP[node.op], wanted, strict=True)]
+    return [
+        rule(node, g) if rule is not None and want else None
+        for rule, want in zip(VJP[node.op], wanted, strict=True)
+    ]
 
 
 # --- building blocks -------------------------------------------------------------------------------------
@@ -111,7 +132,9 @@ def _shift(x: Node, axis: int, by: int) -> Node:
     keep = max(extent - abs(by), 0)
     start, before = (0, extent - keep) if by > 0 else (extent - keep, 0)
     shrink = tuple((start, start + keep) if a == axis else (0, n) for a, n in enumerate(x.shape))
-    pad = tuple((before, extent - keep - before) if a == axis else (0, 0) for a in range(len(x.shape)))
+    pad = tuple(
+        (before, extent - keep - before) if a == axis else (0, 0) for a in range(len(x.shape))
+    )
     return _move(Op.PAD, _move(Op.SHRINK, x, shrink), pad)
 
 
@@ -173,7 +196,9 @@ def _reduce_max(node: Node, g: Node) -> Node:
     """Equal shares for all elements that attain the maximum."""
     x, axes = node.src[0], node.arg[1]
     attains = _equal(x, _spread(node, x.shape, axes))
-    count = graph.reduce(Op.ADD, graph.cast(attains, dt.int32), axes)  # float16 cannot count past 2048
+    count = graph.reduce(
+        Op.ADD, graph.cast(attains, dt.int32), axes
+    )  # float16 cannot count past 2048
     share = _div(g, graph.cast(count, g.dtype))
     return _where(attains, _spread(share, x.shape, axes), _like(x, 0))
 
@@ -190,7 +215,9 @@ def _reduce_product(node: Node, g: Node) -> Node:
     row, last = _move(Op.RESHAPE, _move(Op.PERMUTE, x, order), flat), len(kept)
     others = _mul(_product_before(row, last), _product_before(row, last, reverse=True))
     result = _mul(others, _spread(g, flat, (last,)))
-    return _move(Op.PERMUTE, _move(Op.RESHAPE, result, arranged), tuple(map(order.index, range(len(order)))))
+    return _move(
+        Op.PERMUTE, _move(Op.RESHAPE, result, arranged), tuple(map(order.index, range(len(order))))
+    )
 
 
 _REDUCE: dict[Op, Rule] = {
@@ -279,7 +306,9 @@ def _scatter_extreme(operand: int, node: Node, g: Node) -> Node:
     """Equal shares for the old value and all updates that attain the result."""
     (x, index, y), axis = node.src, node.arg[0]
     kept, wins = _equal(x, node), _equal(y, graph.gather(node, index, axis))
-    count = graph.scatter(graph.cast(kept, dt.int32), index, graph.cast(wins, dt.int32), axis, "add")
+    count = graph.scatter(
+        graph.cast(kept, dt.int32), index, graph.cast(wins, dt.int32), axis, "add"
+    )
     share = _div(g, graph.cast(count, g.dtype))
     if operand == 0:
         return _where(kept, share, _like(x, 0))
@@ -347,9 +376,11 @@ VJP: dict[Op, tuple[Rule | None, ...]] = {
     Op.MUL: (lambda node, g: _mul(g, node.src[1]), lambda node, g: _mul(g, node.src[0])),
     Op.DIV: (lambda node, g: _div(g, node.src[1]), _divisor),
     Op.MAX: (partial(_maximum, 0), partial(_maximum, 1)),
-    Op.WHERE: (None,
-               lambda node, g: _where(node.src[0], g, _like(g, 0)),
-               lambda node, g: _where(node.src[0], _like(g, 0), g)),
+    Op.WHERE: (
+        None,
+        lambda node, g: _where(node.src[0], g, _like(g, 0)),
+        lambda node, g: _where(node.src[0], _like(g, 0), g),
+    ),
     Op.REDUCE: (_reduce,),
     Op.SCAN: (_scan,),
     **{op: (_movement,) for op in MOVEMENT},
