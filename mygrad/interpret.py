@@ -3,12 +3,12 @@
     evaluate(node, read)        the values of one node
     evaluate_all(nodes, read)   of several, sharing what they have in common
 
-One table row per primitive, nothing fused. This is what every compiled result is compared with. Values are
-NumPy arrays as `dtype.from_storage` gives them: bfloat16 is float32 rounded to bfloat16 after every operation.
+One table row per primitive, nothing fused. This is what every compiled result is compared with.
+Values are NumPy arrays as `dtype.from_storage` gives them: bfloat16 is float32 rounded to bfloat16
+after every operation.
 
-Memory is seen as it was before the evaluation began: a STORE has the value that it would write, and writing it
-is the caller's business.
-"""
+Memory is seen as it was before the evaluation began: a STORE has the value that it would write, and
+writing it is the caller's business. """
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def evaluate(
 def evaluate_all(
     nodes: Iterable[Node], read: Reader | None = None, variables: Mapping[str, int] | None = None
 ) -> list[Array]:
-    """The values of `nodes`. `read` gives the stored elements of BUFFER nodes, `variables` the values of
-    VARIABLE nodes by name.
+    """The values of `nodes`. `read` gives the stored elements of BUFFER nodes, `variables` the
+    values of VARIABLE nodes by name.
 
     Raises:
         ShapeError: a HOST function broke its declaration, or a variable is outside of its range.
@@ -83,7 +83,7 @@ def _evaluate_one(
     return value
 
 
-# --- sources ---------------------------------------------------------------------------------------------
+# --- sources -------------------------------------------------------------------------------------
 
 
 def _buffer(node: Node, read: Reader | None) -> Array:
@@ -115,7 +115,7 @@ def _iota(node: Node) -> Array:
     return np.arange(node.size).astype(node.dtype.storage)
 
 
-# --- index -----------------------------------------------------------------------------------------------
+# --- index ---------------------------------------------------------------------------------------
 
 
 def _gather(node: Node, x: Array, index: Array) -> Array:
@@ -153,7 +153,7 @@ def _sort(node: Node, x: Array) -> Array:
     return np.flip(x.shape[axis] - 1 - backwards, axis).astype(np.int64)
 
 
-# --- calls -----------------------------------------------------------------------------------------------
+# --- calls ---------------------------------------------------------------------------------------
 
 
 def call_host(call: HostCall, operands: Iterable[Array]) -> Array:
@@ -186,5 +186,6 @@ RULES: dict[Op, Rule] = {
     Op.CONTIGUOUS: lambda node, x: x,
     Op.STORE: lambda node, target, x: x,
     Op.COPY: lambda node, x: x,
+    Op.DETACH: lambda node, x: x,
     Op.HOST: lambda node, *operands: call_host(node.arg, operands),
 }

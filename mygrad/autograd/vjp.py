@@ -2,9 +2,10 @@
 
     VJP[op] = (rule or None, ...)        rule(node, g) -> the gradient of that operand
 
-`g` is the gradient of the node: same shape, same dtype. Rules build ordinary graph nodes, so a gradient can
-be differentiated again. They reuse `node` (the output) where that saves work or memory; what two rules of a
-row have in common is built once, because nodes are interned. None: the operand has no gradient.
+`g` is the gradient of the node: same shape, same dtype. Rules build ordinary graph nodes, so a
+gradient can be differentiated again. They reuse `node` (the output) where that saves work or
+memory; what two rules of a row have in common is built once, because nodes are interned. None: the
+operand has no gradient.
 
 A HOST node brings its own rule in its HostCall.
 """
@@ -23,7 +24,8 @@ from mygrad.ops import MOVEMENT, SOURCE, Op
 
 Rule = Callable[[Node, Node], Node]
 
-# what has no gradient: sources have no operands; the others are not numbers or constant almost everywhere
+# what has no gradient: sources have no operands; the others are not numbers or constant almost
+# everywhere
 NOT_DIFFERENTIABLE = SOURCE | {
     Op.LT,
     Op.EQ,
@@ -37,6 +39,7 @@ NOT_DIFFERENTIABLE = SOURCE | {
     Op.TRUNC,
     Op.BITCAST,
     Op.SORT,
+    Op.DETACH,
 }
 
 
@@ -74,7 +77,7 @@ def pull_back(node: Node, g: Node, wanted: Sequence[bool]) -> list[Node | None]:
     ]
 
 
-# --- building blocks -------------------------------------------------------------------------------------
+# --- building blocks -----------------------------------------------------------------------------
 
 _add, _div = (partial(graph.alu, op) for op in (Op.ADD, Op.DIV))
 _less, _equal, _where = (partial(graph.alu, op) for op in (Op.LT, Op.EQ, Op.WHERE))
@@ -148,13 +151,14 @@ def _reversed_scan(op: Op, x: Node, axis: int) -> Node:
 
 
 def _product_before(x: Node, axis: int, reverse: bool = False) -> Node:
-    """The product of all elements before each one along `axis` (after it, if `reverse`); 1 for the first."""
+    """The product of all elements before each one along `axis` (after it, if `reverse`); 1 for the
+    first."""
     scanned = _reversed_scan(Op.MUL, x, axis) if reverse else graph.scan(Op.MUL, x, axis)
     by = -1 if reverse else 1
     return _where(_inside(x, axis, by), _shift(scanned, axis, by), _like(x, 1))
 
 
-# --- alu -------------------------------------------------------------------------------------------------
+# --- alu -----------------------------------------------------------------------------------------
 
 
 def _pass(node: Node, g: Node) -> Node:
@@ -166,7 +170,8 @@ def _divisor(node: Node, g: Node) -> Node:
 
 
 def _sin(node: Node, g: Node) -> Node:
-    # cos x = 1 - 2 sin(x/2)^2: halving is exact, where x + pi/2 would lose the low digits of a large x
+    # cos x = 1 - 2 sin(x/2)^2: halving is exact, where x + pi/2 would lose the low digits of a
+    # large x
     x = node.src[0]
     half = graph.alu(Op.SIN, _scale(x, 0.5))
     return _mul(g, _add(_like(x, 1), _scale(_mul(half, half), -2)))
@@ -175,9 +180,8 @@ def _sin(node: Node, g: Node) -> Node:
 def _maximum(side: int, node: Node, g: Node) -> Node:
     """The greater side takes the gradient, equal sides half of it each.
 
-    Against a constant (relu, clamp) an equal value takes nothing, and the mask comes from the output, so
-    that the input need not be kept.
-    """
+    Against a constant (relu, clamp) an equal value takes nothing, and the mask comes from the
+    output, so that the input need not be kept. """
     mine, other = node.src[side], node.src[1 - side]
     if _is_constant(other):
         return _where(_less(other, node), g, _like(g, 0))
@@ -185,7 +189,7 @@ def _maximum(side: int, node: Node, g: Node) -> Node:
     return _where(_less(mine, other), _like(g, 0), halved)
 
 
-# --- combine ---------------------------------------------------------------------------------------------
+# --- combine -------------------------------------------------------------------------------------
 
 
 def _reduce(node: Node, g: Node) -> Node:
@@ -204,7 +208,8 @@ def _reduce_max(node: Node, g: Node) -> Node:
 
 
 def _reduce_product(node: Node, g: Node) -> Node:
-    """The product of all the others, as (those before) * (those after): no division, so zeros are no case."""
+    """The product of all the others, as (those before) * (those after): no division, so zeros are
+    no case."""
     x, axes = node.src[0], node.arg[1]
     if x.size == 0:
         return _like(x, 0)
@@ -243,7 +248,8 @@ def _scan_product(node: Node, g: Node) -> Node:
         return g
     factor, total, step = _shift(x, axis, -1), g, 1
     while step < x.shape[axis]:
-        # in memory: each step reads the one before twice, and inlining would double the work every time
+        # in memory: each step reads the one before twice, and inlining would double the work every
+        # time
         total = graph.contiguous(_add(total, _mul(factor, _shift(total, axis, -step))))
         if 2 * step < x.shape[axis]:
             factor = graph.contiguous(_mul(factor, _shift(factor, axis, -step)))
@@ -252,7 +258,8 @@ def _scan_product(node: Node, g: Node) -> Node:
 
 
 def _scan_max(node: Node, g: Node) -> Node:
-    """Each output sends its gradient to the last element so far that attains the running maximum."""
+    """Each output sends its gradient to the last element so far that attains the running
+    maximum."""
     x, axis = node.src[0], node.arg[1]
     place = _coordinate(x.shape, axis)
     attains = _where(_equal(x, node), place, _like(place, 0))
@@ -266,7 +273,7 @@ _SCAN: dict[Op, Rule] = {
 }
 
 
-# --- movement and index ----------------------------------------------------------------------------------
+# --- movement and index --------------------------------------------------------------------------
 
 
 def _movement(node: Node, g: Node) -> Node:
@@ -321,8 +328,9 @@ def _scatter_product_old(node: Node, g: Node) -> Node:
 
 
 def _scatter_product_update(node: Node, g: Node) -> Node:
-    """The product of the old value and of all other updates of the same element, without division: updates
-    are sorted by element, and multiplied up before and after each one within its run of equal indices."""
+    """The product of the old value and of all other updates of the same element, without division:
+    updates are sorted by element, and multiplied up before and after each one within its run of
+    equal indices."""
     (x, index, y), axis = node.src, node.arg[0]
     if index.size == 0:
         return _like(y, 0)
@@ -334,8 +342,8 @@ def _scatter_product_update(node: Node, g: Node) -> Node:
 
 
 def _run_product(x: Node, runs: Node, axis: int, side: int) -> Node:
-    """The product of the elements before (side 1) or after (side -1) each one within its run of equal
-    `runs`, in log2(n) doubling steps."""
+    """The product of the elements before (side 1) or after (side -1) each one within its run of
+    equal `runs`, in log2(n) doubling steps."""
 
     def from_run(values: Node, distance: int) -> Node:
         by = side * distance
@@ -363,7 +371,7 @@ def _copy(node: Node, g: Node) -> Node:
     return g if device is None else graph.copy(g, device)
 
 
-# --- the table -------------------------------------------------------------------------------------------
+# --- the table -----------------------------------------------------------------------------------
 
 VJP: dict[Op, tuple[Rule | None, ...]] = {
     Op.NEG: (lambda node, g: _neg(g),),
@@ -383,7 +391,7 @@ VJP: dict[Op, tuple[Rule | None, ...]] = {
     ),
     Op.REDUCE: (_reduce,),
     Op.SCAN: (_scan,),
-    **{op: (_movement,) for op in MOVEMENT},
+    **dict.fromkeys(MOVEMENT, (_movement,)),
     Op.GATHER: (_gather, None),
     Op.SCATTER: (partial(_scatter, 0), None, partial(_scatter, 2)),
     Op.CONTIGUOUS: (_pass,),
