@@ -8,7 +8,8 @@ Values are NumPy arrays as `dtype.from_storage` gives them: bfloat16 is float32 
 after every operation.
 
 Memory is seen as it was before the evaluation began: a STORE has the value that it would write, and
-writing it is the caller's business. """
+writing it is the caller's business.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +134,7 @@ def _inside(index: Array, extent: int) -> Array:
 
 def _scatter(node: Node, x: Array, index: Array, y: Array) -> Array:
     axis, mode = node.arg
-    places = list(np.indices(index.shape, np.int64))
+    places: list[Array] = list(np.indices(index.shape, np.int64))
     places[axis] = index.astype(np.int64)
     inside = _inside(index, x.shape[axis])
     cells = np.array(x)

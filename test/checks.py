@@ -1,4 +1,4 @@
-"""Instruments that several test files share: one-line checks against NumPy, PyTorch and numeric derivatives.
+"""Instruments that test files share: one-line checks against NumPy, PyTorch and differences.
 
     check_op(lambda x, y: x @ y, (3, 5), (5, 7))             against PyTorch, forward and backward
     check_op(lambda x: x.tanh(), (3,), numpy_fn=np.tanh)     against NumPy and numeric derivatives
@@ -46,7 +46,7 @@ SHAPES = ((), (1,), (0,), (7,), (2, 3), (3, 1, 5), (0, 3), (5, 13), (2, 3, 1, 4)
 
 
 def awkward_shapes(rank: int | None = None) -> list[tuple[int, ...]]:
-    """Shapes that break things: no axes, no elements, extents of one, primes; of one rank if asked."""
+    """Shapes that break things: no axes, no elements, extents of one, primes."""
     return [shape for shape in SHAPES if rank is None or len(shape) == rank]
 
 
@@ -56,7 +56,7 @@ def random_array(shape: tuple[int, ...], seed: int = 0, low: float = -2, high: f
 
 
 def assert_close(got: Any, expected: Any, rtol: float, atol: float, what: str = "") -> None:
-    """Equal shapes, and values within the tolerance; NaN and infinities must be in the same places."""
+    """Equal shapes, values within the tolerance, NaN and infinities in the same places."""
     got, expected = np.asarray(got), np.asarray(expected)
     assert got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}"
     if expected.dtype.kind == "f":
@@ -64,7 +64,7 @@ def assert_close(got: Any, expected: Any, rtol: float, atol: float, what: str = 
     np.testing.assert_allclose(got, expected, rtol, atol, equal_nan=True, err_msg=what)
 
 
-# --- Tensor functions ------------------------------------------------------------------------------------
+# --- Tensor functions ----------------------------------------------------------------------------
 
 
 def check_op(
@@ -82,10 +82,11 @@ def check_op(
 ) -> None:
     """Check a function of Tensors against its counterparts, forward and backward.
 
-    Shapes stand for random operands in [low, high) of `dtype`; float arrays are converted to it, integer
-    and bool arrays are taken as they are and have no gradient. Without `torch_fn` and `numpy_fn` the function
-    itself is given PyTorch tensors; where PyTorch is missing that comparison is left out. `numpy_fn` gets
-    float64 arrays; its gradient is differentiated numerically.
+    Shapes stand for random operands in [low, high) of `dtype`; float arrays are converted to it,
+    integer and bool arrays are taken as they are and have no gradient. Without `torch_fn` and
+    `numpy_fn` the function itself is given PyTorch tensors; where PyTorch is missing that
+    comparison is left out. `numpy_fn` gets float64 arrays; its gradient is differentiated
+    numerically.
     """
     arrays = _operands(operands, low, high, seed)
     rtol, atol = _tolerance(dtype, rtol, atol)
@@ -125,7 +126,7 @@ def check_gradient(
     rtol: float = 1e-5,
     atol: float = 1e-7,
 ) -> None:
-    """Check the gradients of a function of float64 Tensors against numeric differentiation of itself."""
+    """Check the gradients of a function of float64 Tensors against differences of itself."""
     arrays = _operands(operands, low, high, seed)
     tensors = [_tensor(a, "float64", True) for a in arrays]
     result = fn(*tensors)
@@ -144,7 +145,8 @@ def numeric_gradient(
     weights: Array | None = None,
     step: float = 1e-5,
 ) -> list[Array | None]:
-    """The gradient of `sum(weights * fn(*arrays))` by central differences; None for arrays without floats.
+    """The gradient of `sum(weights * fn(*arrays))` by central differences; None for
+    arrays without floats.
 
     The error is about step**2 times the third derivative, plus 1e-16 / step of rounding.
     """
@@ -222,7 +224,7 @@ def _torch_numpy(tensor: Any) -> Array:
     return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
-# --- graph nodes -----------------------------------------------------------------------------------------
+# --- graph nodes ---------------------------------------------------------------------------------
 
 
 def leaf(array: Any, dtype: DType | None = None) -> Node:
@@ -249,7 +251,8 @@ def check_vjp(
 ) -> None:
     """Check derivatives of a graph in float64 against central differences, up to `order`.
 
-    The derivative of order n + 1 is checked as the gradient of a random projection of the one of order n.
+    The derivative of order n + 1 is checked as the gradient of a random projection of the one of
+    order n.
     """
     arrays = tuple(np.asarray(a, np.float64) if a.dtype.kind == "f" else a for a in arrays)
     leaves = [leaf(a) for a in arrays]

@@ -17,19 +17,20 @@ def gradient(
     inputs: Sequence[Node],
     stop: Collection[Node] = (),
 ) -> list[Node | None]:
-    """The gradient of `sum(seed * output)` with respect to each input: a node of the input's shape and dtype,
-    or None where no output depends on the input.
+    """The gradient of `sum(seed * output)` with respect to each input: a node of the input's shape
+    and dtype, or None where no output depends on the input.
 
-    A seed of None is 1 and needs an output of one element. Gradients do not flow past the nodes in `stop`
-    (nor to their operands). Contributions are added in one fixed order, from the outputs back.
+    A seed of None is 1 and needs an output of one element. Gradients do not flow past the nodes in
+    `stop` (nor to their operands). Contributions are added in one fixed order, from the outputs
+    back.
 
     >>> x = graph.buffer(memory, (3,))
     >>> gradient([graph.reduce(Op.ADD, graph.alu(Op.EXP, x), (0,))], [None], [x])
     [<EXP (3,) float32>]
 
     Raises:
-        GradientError: an output is not a float, has many elements and no seed, or a seed of another shape;
-            or a HOST function on the way has no gradient.
+        GradientError: an output is not a float, has many elements and no seed, or a seed of another
+            shape; or a HOST function on the way has no gradient.
     """
     if len(outputs) != len(seeds):
         raise GradientError(

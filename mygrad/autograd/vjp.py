@@ -24,8 +24,7 @@ from mygrad.ops import MOVEMENT, SOURCE, Op
 
 Rule = Callable[[Node, Node], Node]
 
-# what has no gradient: sources have no operands; the others are not numbers or constant almost
-# everywhere
+# sources have no operands; the others do not give numbers, or are constant almost everywhere
 NOT_DIFFERENTIABLE = SOURCE | {
     Op.LT,
     Op.EQ,
@@ -151,8 +150,7 @@ def _reversed_scan(op: Op, x: Node, axis: int) -> Node:
 
 
 def _product_before(x: Node, axis: int, reverse: bool = False) -> Node:
-    """The product of all elements before each one along `axis` (after it, if `reverse`); 1 for the
-    first."""
+    """The product of all elements before each one along `axis` (after it, if `reverse`)."""
     scanned = _reversed_scan(Op.MUL, x, axis) if reverse else graph.scan(Op.MUL, x, axis)
     by = -1 if reverse else 1
     return _where(_inside(x, axis, by), _shift(scanned, axis, by), _like(x, 1))
@@ -170,8 +168,7 @@ def _divisor(node: Node, g: Node) -> Node:
 
 
 def _sin(node: Node, g: Node) -> Node:
-    # cos x = 1 - 2 sin(x/2)^2: halving is exact, where x + pi/2 would lose the low digits of a
-    # large x
+    # cos x = 1 - 2 sin(x/2)^2: halving is exact; x + pi/2 loses the low digits of a large x
     x = node.src[0]
     half = graph.alu(Op.SIN, _scale(x, 0.5))
     return _mul(g, _add(_like(x, 1), _scale(_mul(half, half), -2)))
@@ -181,7 +178,8 @@ def _maximum(side: int, node: Node, g: Node) -> Node:
     """The greater side takes the gradient, equal sides half of it each.
 
     Against a constant (relu, clamp) an equal value takes nothing, and the mask comes from the
-    output, so that the input need not be kept. """
+    output, so that the input need not be kept.
+    """
     mine, other = node.src[side], node.src[1 - side]
     if _is_constant(other):
         return _where(_less(other, node), g, _like(g, 0))
@@ -208,8 +206,8 @@ def _reduce_max(node: Node, g: Node) -> Node:
 
 
 def _reduce_product(node: Node, g: Node) -> Node:
-    """The product of all the others, as (those before) * (those after): no division, so zeros are
-    no case."""
+    """The product of all others, as (those before) * (those after): without division zeros are
+    no special case."""
     x, axes = node.src[0], node.arg[1]
     if x.size == 0:
         return _like(x, 0)
@@ -241,15 +239,15 @@ def _scan_product(node: Node, g: Node) -> Node:
 
         r[k] = g[k] + x[k+1] * r[k+1]
 
-    is a linear recurrence, solved in log2(n) doubling steps. No division, so zeros are no case.
+    is a linear recurrence, solved in log2(n) doubling steps. Without division zeros are no special
+    case.
     """
     x, axis = node.src[0], node.arg[1]
     if x.size == 0:
         return g
     factor, total, step = _shift(x, axis, -1), g, 1
     while step < x.shape[axis]:
-        # in memory: each step reads the one before twice, and inlining would double the work every
-        # time
+        # in memory: each step reads the one before twice; inlined, the work would double each time
         total = graph.contiguous(_add(total, _mul(factor, _shift(total, axis, -step))))
         if 2 * step < x.shape[axis]:
             factor = graph.contiguous(_mul(factor, _shift(factor, axis, -step)))
@@ -258,8 +256,7 @@ def _scan_product(node: Node, g: Node) -> Node:
 
 
 def _scan_max(node: Node, g: Node) -> Node:
-    """Each output sends its gradient to the last element so far that attains the running
-    maximum."""
+    """Each output sends its gradient to the last element so far that attains its maximum."""
     x, axis = node.src[0], node.arg[1]
     place = _coordinate(x.shape, axis)
     attains = _where(_equal(x, node), place, _like(place, 0))
