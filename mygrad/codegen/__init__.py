@@ -1,1 +1,99 @@
-"""Kernels to programs: schedule actions, analysis, lowering to statements, renderers."""
+"""Kernels to programs: schedule actions, analysis, lowering to statements, renderers.
+
+    compile(kernel, target):   Kernel -> Schedule -> Function -> source text -> Program
+
+No pass knows matmuls or convolutions, and no backend is named outside of the RENDERERS table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mygrad.codegen import cstyle, llvm, stmt
+from mygrad.codegen.actions import Action, Schedule, apply, start
+from mygrad.codegen.analysis import default_actions
+from mygrad.codegen.emit import Emitter
+from mygrad.codegen.lower import Placer
+from mygrad.codegen.stmt import Function, Loop
+from mygrad.errors import CompileError, message
+from mygrad.kernel import Kernel
+from mygrad.kernel import text as kernel_text
+from mygrad.kernel import verify as verify_kernel
+from mygrad.program import Program, Target
+
+RENDERERS: dict[str, Callable[[Function, Target], str]] = {
+    "llvm": llvm.render,
+    "opencl": cstyle.render,
+}
+
+
+def schedule(kernel: Kernel, target: Target, actions: Iterable[Action] | None = None) -> Schedule:
+    """The kernel after the given actions, or after the default ones for the target."""
+    return apply(start(kernel), default_actions(kernel, target) if actions is None else actions)
+
+
+def lower(scheduled: Schedule) -> Function:
+    """The statements of a scheduled kernel.
+
+    Raises:
+        ScheduleError: the schedule asks for something that cannot be lowered.
+    """
+    kernel = scheduled.kernel
+    body = Emitter(scheduled).function(Placer(scheduled).run())
+    return Function(kernel.name, tuple((b.dtype, b.size, b.written) for b in kernel.buffers),
+                    tuple(name for name, _, _ in kernel.params), body)
+
+
+def _verified(function: Function, target: Target) -> Function:
+    stmt.verify(function)
+    return function
+
+
+def _rendered(function: Function, target: Target) -> str:
+    return RENDERERS[target.language](function, target)
+
+
+# (name, pass, printer of its result); every pass takes the result of the one before and the target
+PIPELINE: tuple[tuple[str, Callable[[Any, Target], Any], Callable[[Any], str]], ...] = (
+    ("lower", lambda scheduled, target: lower(scheduled), stmt.text),
+    ("verify", _verified, lambda function: "ok"),
+    ("render", _rendered, str),
+)
+
+
+def compile(kernel: Kernel, target: Target, actions: Iterable[Action] | None = None) -> Program:
+    """The program of a kernel for a target, by the default schedule or by the given actions.
+
+    `program.stages` holds the text after each pass. The language `numpy` interprets kernels as they are.
+
+    Raises:
+        CompileError: there is no renderer for the target's language.
+        ScheduleError: the actions are not legal.
+        InternalError: the kernel, or what a pass made of it, is not well formed.
+    """
+    verify_kernel(kernel)
+    stages = [("kernel", kernel_text(kernel))]
+    slots, params = tuple(range(len(kernel.buffers))), tuple(name for name, _, _ in kernel.params)
+    if target.language == "numpy":
+        return Program(kernel.name, "numpy", stages[0][1], slots, params, kernel=kernel,
+                       stages=tuple(stages))
+    if target.language not in RENDERERS:
+        raise CompileError(message("compile", f"language {target.language!r}",
+                                   f"one of {', '.join(['numpy', *RENDERERS])}"))
+    value: Any = schedule(kernel, target, actions)
+    stages.append(("schedule", str(value)))
+    function: Any = None
+    for name, run, printed in PIPELINE:
+        value = run(value, target)
+        function = value if isinstance(value, Function) else function
+        stages.append((name, printed(value)))
+    trips = _parallel_trips(function)
+    return Program(kernel.name, target.language, value, slots, params, parallel=trips > 0,
+                   grid=(max(trips, 1),), kernel=kernel, stages=tuple(stages))
+
+
+def _parallel_trips(function: Function) -> int:
+    """The iterations of the longest parallel loop; 0 when there is none."""
+    return max((s.high.arg for s in function.body if isinstance(s, Loop) and s.kind == "parallel"),
+               default=0)

@@ -48,11 +48,14 @@ them is run by every thread. There may be several parallel loops, one after the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mygrad.dtype import DType
-from mygrad.expr import Expr
-from mygrad.ops import Op
+from mygrad.errors import InternalError
+from mygrad.expr import Expr, toposort
+from mygrad.expr import text as expr_text
+from mygrad.ops import SCATTER_MODES, Op
 
 Block = tuple["Stmt", ...]
 
@@ -167,3 +170,173 @@ class Function:
     buffers: tuple[tuple[DType, int, bool], ...]  # dtype, size, written
     params: tuple[str, ...]
     body: Block
+
+
+# --- printing --------------------------------------------------------------------------------------------
+
+
+def text(function: Function) -> str:
+    """The function as indented lines, one statement each.
+
+    function add(b0: float32[6] out, b1: float32[6])
+      for i0 in 0..6
+        put b0[i0] = b1[i0] + b1[i0]
+    """
+    arguments = [f"b{slot}: {dtype.name}[{size}]{' out' if written else ''}"
+                 for slot, (dtype, size, written) in enumerate(function.buffers)]
+    lines = [f"function {function.name}({', '.join([*arguments, *function.params])})"]
+    work: list[tuple[int, Stmt | str]] = [(1, s) for s in reversed(function.body)]
+    while work:
+        depth, s = work.pop()
+        lines.append("  " * depth + (s if isinstance(s, str) else _line(s)))
+        if isinstance(s, If) and s.otherwise:
+            work += [(depth + 1, t) for t in reversed(s.otherwise)]
+            work.append((depth, "else"))
+        if isinstance(s, (Loop, Tile, If)):
+            work += [(depth + 1, t) for t in reversed(s.body)]
+    return "\n".join(lines)
+
+
+def _line(s: Stmt) -> str:
+    if isinstance(s, Loop):
+        kind = "" if s.kind == "seq" else f"{s.kind} "
+        return f"{kind}for {s.axis} in {s.low}..{s.high}"
+    if isinstance(s, Tile):
+        parts = [f"{t.kind} {t.axis} < {t.extent}" + ("" if t.active == t.extent else f" ({t.active} active)")
+                 for t in s.axes]
+        return f"tile {', '.join(parts)}"
+    if isinstance(s, Put):
+        name = s.target if isinstance(s.target, str) else f"b{s.target}"
+        equals = "=" if s.mode == "set" else f"{s.mode}="
+        condition = "" if s.valid is None else f" if {expr_text(s.valid)}"
+        return f"put {name}[{s.index}] {equals} {expr_text(s.value)}{condition}"
+    return _simple_line(s)
+
+
+def _simple_line(s: Stmt) -> str:
+    if isinstance(s, Let):
+        return f"let {s.name} = {expr_text(s.value)}"
+    if isinstance(s, Accumulator):
+        return f"accumulator {s.name}: {s.dtype.name} {s.op.name.lower()} {_list(s.axes)}"
+    if isinstance(s, Update):
+        return f"update {s.name} with {expr_text(s.value)}"
+    if isinstance(s, Combine):
+        return f"combine {s.name} = {s.accumulator} over {_list(s.axes)}"
+    if isinstance(s, Scratch):
+        return f"scratch {s.name}: {s.dtype.name}[{s.size}] {s.memory}"
+    if isinstance(s, If):
+        return f"if {expr_text(s.condition)}"
+    return "barrier"
+
+
+def _list(axes: tuple[Expr, ...]) -> str:
+    return "[" + ", ".join(map(str, axes)) + "]"
+
+
+# --- verification ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Scope:
+    """What is known where a block begins."""
+
+    names: dict[str, Stmt]
+    axes: frozenset[Expr]
+    tiles: dict[Expr, TileAxis]
+    parallel: bool = False
+    top: bool = True
+
+
+def verify(function: Function) -> None:
+    """Check that every name and axis is bound where it is used, and the rules of tiles.
+
+    Raises:
+        InternalError: a rule is broken; the function's text is part of the message.
+    """
+    shared = any(isinstance(s, Loop) and s.kind == "parallel" for s in function.body)
+    work: list[tuple[Block, _Scope]] = [(function.body, _Scope({}, frozenset(), {}))]
+    while work:
+        block, scope = work.pop()
+        scope = _Scope(dict(scope.names), scope.axes, scope.tiles, scope.parallel, scope.top)
+        for s in block:
+            for problem in _problems(s, scope, shared):
+                raise InternalError(f"{function.name}: {problem}, in\n  {_line(s)}\nof\n{text(function)}")
+            work += _inner(s, scope)
+            if isinstance(s, (Let, Accumulator, Combine, Scratch)):
+                scope.names[s.name] = s
+
+
+def _values(s: Stmt) -> list[Expr]:
+    if isinstance(s, Loop):
+        return [s.low, s.high]
+    if isinstance(s, (Let, Update)):
+        return [s.value]
+    if isinstance(s, Put):
+        return [s.index, s.value] + ([] if s.valid is None else [s.valid])
+    return [s.condition] if isinstance(s, If) else []
+
+
+def _problems(s: Stmt, scope: _Scope, shared: bool) -> Iterator[str]:
+    for e in toposort(_values(s)):
+        if e.op is Op.AXIS and e not in scope.axes:
+            yield f"axis {e} is not bound"
+        elif e.op is Op.VAR and e.arg not in scope.names:
+            yield f"{e.arg} is not bound"
+        elif e.op is Op.LOAD and isinstance(e.arg, str) and e.arg not in scope.names:
+            yield f"scratch {e.arg} does not exist"
+        elif e.op in (Op.REDUCE, Op.SCAN):
+            yield f"{e.op} is left"
+    if isinstance(s, Loop):
+        yield from _loop_problems(s, scope)
+    elif isinstance(s, Tile):
+        yield from _tile_problems(s, scope)
+    elif isinstance(s, (Update, Combine)):
+        name = s.name if isinstance(s, Update) else s.accumulator
+        declared = scope.names.get(name)
+        if not isinstance(declared, Accumulator):
+            yield f"{name} is no accumulator"
+        elif isinstance(s, Update) and any(
+                t.kind == "vector" and t.axis not in declared.axes for t in scope.tiles.values()):
+            yield f"{name} lacks the vector axis"
+    elif isinstance(s, Put):
+        if s.mode not in SCATTER_MODES:
+            yield f"mode {s.mode!r}"
+        if shared and not scope.parallel and isinstance(s.target, int):
+            yield "every thread would store"
+
+
+def _loop_problems(s: Loop, scope: _Scope) -> Iterator[str]:
+    if s.kind not in ("seq", "parallel"):
+        yield f"loop kind {s.kind!r}"
+    if s.kind == "parallel" and not scope.top:
+        yield "a parallel loop inside of another statement"
+    if any(e in scope.tiles for e in toposort([s.low, s.high])):
+        yield "the bounds depend on a tile axis"
+
+
+def _tile_problems(s: Tile, scope: _Scope) -> Iterator[str]:
+    vectors = [t for t in (*scope.tiles.values(), *s.axes) if t.kind == "vector"]
+    if len(vectors) > 1:
+        yield "two vector axes"
+    for t in s.axes:
+        if not 0 < t.active <= t.extent <= t.axis.arg[1]:
+            yield f"{t.active} of {t.extent} of {t.axis.arg[1]} points"
+        if t.kind == "vector" and t.extent != t.axis.arg[1]:
+            yield "a vector of another width than its axis"
+        if t.kind == "unroll" and t.active != t.extent:
+            yield "inactive copies"
+
+
+def _inner(s: Stmt, scope: _Scope) -> list[tuple[Block, _Scope]]:
+    names = dict(scope.names)
+    if isinstance(s, Loop):
+        parallel = scope.parallel or s.kind == "parallel"
+        return [(s.body, _Scope(names, scope.axes | {s.axis}, scope.tiles, parallel, False))]
+    if isinstance(s, Tile):
+        axes = scope.axes | {t.axis for t in s.axes}
+        tiles = {**scope.tiles, **{t.axis: t for t in s.axes}}
+        return [(s.body, _Scope(names, axes, tiles, scope.parallel, False))]
+    if isinstance(s, If):
+        return [(b, _Scope(names, scope.axes, scope.tiles, scope.parallel, False))
+                for b in (s.body, s.otherwise)]
+    return []

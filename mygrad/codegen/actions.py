@@ -1,0 +1,279 @@
+"""Schedules: the loops of a kernel in order, and the actions that transform them.
+
+    Schedule = kernel
+               loops   (LoopAxis, ...)    outermost first; every output and reduce axis, or its parts
+               stages  (Stage, ...)       operands that are copied into scratch memory
+    LoopAxis = (name, axis, root, stride, kind)       kind: seq | parallel | unroll | vector
+    action   = Split | Reorder | Vectorize | Unroll | Parallel | Stage
+
+An axis of the kernel (the root) is the sum of its loops, each times its stride: after `Split("i0", 8)`,
+i0 = 8 * i0o + i0i. Only the last tile of a root may be short (ragged); lowering peels it off.
+
+The algorithm stays as it is: every action changes the order in which points are visited and nothing else, so
+a schedule is a tuple of actions, which can be printed, hashed, stored and replayed:
+
+>>> schedule = apply(start(kernel), (Split("i0", 8), Unroll("i0i")))
+
+Loops are named after the kernel's axes, `i3` being the axis with id 3; a split appends `o` and `i`. Axes of
+extent 0 and 1 have no loop. Each computation of a kernel (a store, a reduction) uses the loops of its own
+axes, in the order of the schedule; a reduction is placed where all the free axes of its body are bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from mygrad.errors import InternalError, message
+from mygrad.expr import Expr, axis, const
+from mygrad.helpers import ceildiv
+from mygrad.kernel import Kernel, axis_sets, bound_axes, ordered_axes, scan_axes
+
+TILE_KINDS = frozenset({"unroll", "vector"})
+MAX_UNROLL = 64
+
+
+class ScheduleError(InternalError, ValueError):
+    """An action that is not legal on this schedule."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopAxis:
+    """A loop over part of a root axis: root = sum of (axis * stride) over the loops of the root."""
+
+    name: str
+    axis: Expr
+    root: Expr
+    stride: int = 1
+    kind: str = "seq"
+
+    @property
+    def extent(self) -> int:
+        """Iterations of a whole run of this loop."""
+        return self.axis.arg[1]
+
+    @property
+    def is_tile(self) -> bool:
+        """Whether the iterations run in lockstep."""
+        return self.kind in TILE_KINDS
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A kernel and how its loops run."""
+
+    kernel: Kernel
+    loops: tuple[LoopAxis, ...]
+    next_id: int
+    stages: tuple[Stage, ...] = ()
+
+    def loop(self, name: str, op: str = "schedule") -> LoopAxis:
+        """The loop of that name.
+
+        Raises:
+            ScheduleError: there is none.
+        """
+        for loop in self.loops:
+            if loop.name == name:
+                return loop
+        names = ", ".join(loop.name for loop in self.loops)
+        raise ScheduleError(message(op, repr(name), f"one of {names}"))
+
+    def parts(self, root: Expr) -> list[LoopAxis]:
+        """The loops of a root axis, the largest stride first."""
+        return sorted((p for p in self.loops if p.root is root), key=lambda p: -p.stride)
+
+    def __str__(self) -> str:
+        lines = [f"{p.name}: {p.kind}[{p.extent}] stride {p.stride}" for p in self.loops]
+        return "\n".join(lines + [str(s) for s in self.stages])
+
+
+def start(kernel: Kernel) -> Schedule:
+    """The schedule that runs everything sequentially: output axes as the kernel lists them, then the
+    axes of reductions."""
+    roots = [a for a in (*kernel.axes, *bound_axes(kernel)) if a.arg[1] > 1]
+    ids = [a.arg[0] for a in (*kernel.axes, *bound_axes(kernel, scans=True))]
+    loops = tuple(LoopAxis(f"i{a.arg[0]}", a, a) for a in roots)
+    return Schedule(kernel, loops, max(ids, default=-1) + 1)
+
+
+def apply(schedule: Schedule, actions: Iterable[Action]) -> Schedule:
+    """The schedule after all actions, in order.
+
+    Raises:
+        ScheduleError: an action is not legal.
+    """
+    for action in actions:
+        schedule = action.apply(schedule)
+    return schedule
+
+
+def _with_kind(s: Schedule, loop: LoopAxis, kind: str) -> Schedule:
+    new = replace(loop, kind=kind)
+    return replace(s, loops=tuple(new if p is loop else p for p in s.loops))
+
+
+def _refuse(condition: bool, action: Action, why: str) -> None:
+    if condition:
+        raise ScheduleError(f"{action}: {why}")
+
+
+def _check_runs_in_lockstep(s: Schedule, loop: LoopAxis, action: Action) -> None:
+    _refuse(loop.kind != "seq", action, f"the loop is {loop.kind} already")
+    _refuse(loop.root in scan_axes(s.kernel), action, "a scan runs in order")
+    _refuse(loop.root in ordered_axes(s.kernel), action, "the iterations of a scatter run in order")
+    finer = [p for p in s.loops if p.root is loop.root and p.stride < loop.stride]
+    _refuse(any(not p.is_tile for p in finer), action, "a sequential loop runs over a part of its step")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Divide a loop into an outer and an inner one.
+
+    for i in range(n)  ->  for io in range(ceil(n / factor)): for ii in range(factor), i = io * factor + ii
+    """
+
+    axis: str
+    factor: int
+
+    def apply(self, s: Schedule) -> Schedule:
+        """The schedule after the action."""
+        loop = s.loop(self.axis, "Split")
+        _refuse(loop.kind != "seq", self, f"the loop is {loop.kind} already")
+        _refuse(loop.root in scan_axes(s.kernel), self, "a scan runs over its whole axis")
+        _refuse(not 1 < self.factor < loop.extent, self, f"the factor must be in 2..{loop.extent - 1}")
+        coarser = any(p.root is loop.root and p.stride > loop.stride for p in s.loops)
+        _refuse(coarser and loop.extent % self.factor != 0, self,
+                f"the factor must divide {loop.extent}, or every step would have a short tile")
+        outer_extent = ceildiv(loop.extent, self.factor)
+        outer = LoopAxis(loop.name + "o", axis(s.next_id, outer_extent), loop.root,
+                         loop.stride * self.factor)
+        inner = LoopAxis(loop.name + "i", axis(s.next_id + 1, self.factor), loop.root, loop.stride)
+        loops: list[LoopAxis] = []
+        for p in s.loops:
+            loops += [outer, inner] if p is loop else [p]
+        return replace(s, loops=tuple(loops), next_id=s.next_id + 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Reorder:
+    """Put the named loops into this order, outermost first, in the places they take up together.
+
+    for a: for b: for c:  ->  Reorder(("c", "a"))  ->  for c: for b: for a
+    """
+
+    axes: tuple[str, ...]
+
+    def apply(self, s: Schedule) -> Schedule:
+        """The schedule after the action."""
+        chosen = [s.loop(name, "Reorder") for name in self.axes]
+        _refuse(len(set(self.axes)) != len(self.axes), self, "a loop is named twice")
+        upcoming = iter(chosen)
+        loops = tuple(next(upcoming) if p in chosen else p for p in s.loops)
+        last: dict[Expr, int] = {}
+        for p in loops:
+            _refuse(last.get(p.root, p.stride + 1) < p.stride, self,
+                    f"{p.name} must stay outside of the loops over its parts")
+            last[p.root] = p.stride
+        return replace(s, loops=loops)
+
+
+@dataclass(frozen=True, slots=True)
+class Vectorize:
+    """Run the iterations of an innermost part (stride 1, extent a power of two) as lanes of a vector.
+
+    for ii in range(16): f(ii)  ->  f(<0 .. 15>)
+    """
+
+    axis: str
+
+    def apply(self, s: Schedule) -> Schedule:
+        """The schedule after the action."""
+        loop = s.loop(self.axis, "Vectorize")
+        _check_runs_in_lockstep(s, loop, self)
+        _refuse(loop.stride != 1, self, "only the part of stride 1 can be lanes")
+        _refuse(loop.extent & (loop.extent - 1) != 0, self, f"extent {loop.extent} is no power of two")
+        vectors = {p.root for p in s.loops if p.kind == "vector"}
+        for roots in axis_sets(s.kernel):
+            _refuse(loop.root in roots and bool(roots & vectors), self,
+                    "a computation would run over two vector axes")
+        return _with_kind(s, loop, "vector")
+
+
+@dataclass(frozen=True, slots=True)
+class Unroll:
+    """Run the iterations of a loop in lockstep, as copies.
+
+    for ii in range(2): f(ii)  ->  f(0), f(1)
+    """
+
+    axis: str
+
+    def apply(self, s: Schedule) -> Schedule:
+        """The schedule after the action."""
+        loop = s.loop(self.axis, "Unroll")
+        _check_runs_in_lockstep(s, loop, self)
+        _refuse(loop.extent > MAX_UNROLL, self, f"extent {loop.extent} is more than {MAX_UNROLL} copies")
+        return _with_kind(s, loop, "unroll")
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Share the iterations of an output loop among threads; it moves to the outside.
+
+    for i in range(n): f(i)  ->  parallel for i in range(n): f(i)
+    """
+
+    axis: str
+
+    def apply(self, s: Schedule) -> Schedule:
+        """The schedule after the action."""
+        loop = s.loop(self.axis, "Parallel")
+        _refuse(loop.kind != "seq", self, f"the loop is {loop.kind} already")
+        _refuse(loop.root not in s.kernel.axes, self, "threads cannot share a reduction")
+        _refuse(loop.root in scan_axes(s.kernel), self, "a scan runs in order")
+        _refuse(loop.root in ordered_axes(s.kernel), self, "the iterations of a scatter run in order")
+        _refuse(any(p.kind == "parallel" for p in s.loops), self, "there is a parallel loop already")
+        coarser = [p for p in s.loops if p.root is loop.root and p.stride > loop.stride]
+        _refuse(bool(coarser), self, f"{coarser and coarser[0].name} must stay outside of it")
+        new = replace(loop, kind="parallel")
+        return replace(s, loops=(new, *(p for p in s.loops if p is not loop)))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Copy what the loads of a buffer read inside one iteration of loop `at` into scratch memory, laid out
+    as a row-major array over the loops `layout`, all of them inside of `at`; read it from there.
+
+    for no: for mo: for k: f(B[k * n + no * 8 + ni])
+    ->  Stage(1, "no", ("k", "ni"))  ->
+    for no: { for k: for ni: S[k * 8 + ni] = B[k * n + no * 8 + ni];  for mo: for k: f(S[k * 8 + ni]) }
+    """
+
+    slot: int
+    at: str
+    layout: tuple[str, ...]
+
+    def apply(self, s: Schedule) -> Schedule:
+        """The schedule after the action."""
+        for name in (self.at, *self.layout):
+            s.loop(name, "Stage")
+        _refuse(s.loop(self.at).is_tile, self, "a copy cannot run inside of a tile")
+        _refuse(s.kernel.buffers[self.slot].written, self, "the buffer is written by this kernel")
+        _refuse(any(t.slot == self.slot for t in s.stages), self, "the buffer is staged already")
+        return replace(s, stages=(*s.stages, self))
+
+
+Action = Split | Reorder | Vectorize | Unroll | Parallel | Stage
+
+
+def definition(s: Schedule, root: Expr) -> Expr:
+    """A root axis as the sum of its loops.
+
+    >>> definition(apply(start(kernel), [Split("i0", 8)]), i0)
+    ((i5 * 8) + i6)
+    """
+    total = const(0)
+    for part in s.parts(root):
+        total = total + part.axis * part.stride
+    return total

@@ -1,0 +1,367 @@
+"""Lowering: a scheduled kernel becomes statements.
+
+The rule that places code: every value is computed in the outermost scope where its free axes are bound. For a
+reduction that scope is where its loops open; it holds the accumulator, a nest of loops of its own, and the
+result for everything that comes after. Reductions of one scope that do not need each other and have the same
+loops share them. Stores over several sets of axes share the loops they have in common.
+
+    Scope = loop, phases, nests, leaves      one per loop of a nest (and one for the whole function)
+    Phase = lets, accumulators, nests of reductions, combines
+
+The phases of a scope are what must run one after the other: phase p + 1 uses reductions of phase p. After the
+phases come the nests of stores, then the updates and stores of the scope itself. All values are computed before
+any store of the same point, so loads see what was there before the kernel.
+
+This file decides what stands in which scope; `emit.py` turns the tree of scopes into loops and tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mygrad import dtype as dt
+from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError
+from mygrad.codegen.prepare import axes_of, combine, prepare
+from mygrad.codegen.stmt import Combine, If, Let, Put, Stmt, Update
+from mygrad.dtype import DType
+from mygrad.expr import (
+    Expr,
+    both,
+    const,
+    equal,
+    free_axes,
+    load,
+    rebuild,
+    reduce,
+    toposort,
+    var,
+)
+from mygrad.kernel import Store, roots_of
+from mygrad.ops import Op
+
+_LEAVES = frozenset({Op.CONST, Op.AXIS, Op.PARAM, Op.VAR})
+
+
+@dataclass(slots=True)
+class Pending:
+    """An accumulator whose tile axes are known when it is emitted; `own` are those of its reduction."""
+
+    name: str
+    dtype: DType
+    op: Op
+    own: tuple[Expr, ...]
+
+
+@dataclass(slots=True)
+class Phase:
+    """What may run together before the next phase."""
+
+    lets: list[Stmt] = field(default_factory=list)
+    accumulators: list[Pending] = field(default_factory=list)
+    nests: dict[LoopAxis, Scope] = field(default_factory=dict)
+    combines: list[Stmt] = field(default_factory=list)
+
+
+class Scope:
+    """The inside of one loop of a nest. `path` are the scopes around it and itself, outermost first."""
+
+    def __init__(self, loop: LoopAxis | None = None, parent: Scope | None = None) -> None:
+        self.loop = loop
+        self.path: tuple[Scope, ...] = (*parent.path, self) if parent else (self,)
+        self.depth = len(self.path) - 1
+        self.positions: dict[Expr, int] = dict(parent.positions) if parent else {}
+        self.phases: list[Phase] = [Phase()]
+        self.nests: dict[LoopAxis, Scope] = {}
+        self.leaves: list[Stmt] = []
+        self.values: dict[Expr, Expr] = {}  # expression -> the name that holds it
+        self.phase_of: dict[Expr, int] = {}
+        if loop is not None:
+            self.positions[loop.axis] = self.depth
+            if loop.kind == "vector" and any(s.loop and s.loop.kind == "vector" for s in self.path[:-1]):
+                raise ScheduleError(f"{loop.name}: a computation would run over two vector axes")
+
+    def phase(self, number: int) -> Phase:
+        """Phase `number`, made if need be."""
+        while len(self.phases) <= number:
+            self.phases.append(Phase())
+        return self.phases[number]
+
+    def level(self, e: Expr) -> int:
+        """The depth of the outermost scope of the path where all free axes of `e` are bound."""
+        return max((self.positions[a] for a in free_axes(e)), default=0)
+
+    def inside(self, loops: Iterable[LoopAxis], nests: dict[LoopAxis, Scope]) -> Scope:
+        """The scope inside of these loops; the first of them opens in `nests`."""
+        scope = self
+        for loop in loops:
+            if loop not in nests:
+                nests[loop] = Scope(loop, scope)
+            scope = nests[loop]
+            nests = scope.nests
+        return scope
+
+
+class Placer:
+    """Fills a tree of scopes with the stores of a scheduled kernel."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.root = Scope()
+        self.stores = prepare(schedule)
+        self.order = {p.axis: n for n, p in enumerate(schedule.loops)}
+        self.loop_of = {p.axis: p for p in schedule.loops}
+        self.tile_axes = frozenset(p.axis for p in schedule.loops if p.is_tile)
+        self.names: dict[str, int] = {}
+        self.unnamed: set[Expr] = set()  # values that exist in one branch only
+        self._count_uses()
+
+    def _count_uses(self) -> None:
+        nodes = toposort([e for store in self.stores for e in roots_of(store)])
+        self.uses: dict[Expr, int] = {}
+        self.pure: set[Expr] = set()  # made of loop indices alone
+        affine = [store.index for store in self.stores]
+        for e in nodes:
+            for s in set(e.src):
+                self.uses[s] = self.uses.get(s, 0) + 1
+            if e.op is Op.LOAD:
+                affine.append(e.src[0])
+            elif e.op not in (Op.REDUCE, Op.SCAN) and all(s in self.pure for s in e.src):
+                self.pure.add(e)
+        self.affine: set[Expr] = set()  # sums and multiples inside of indices, which keep their strides
+        while affine:
+            e = affine.pop()
+            if e not in self.affine and e.op in (Op.ADD, Op.MUL):
+                self.affine.add(e)
+                affine += e.src
+
+    def run(self) -> Scope:
+        """The tree of scopes with every store in place."""
+        for store in self.stores:
+            for e in roots_of(store):
+                self.uses[e] = self.uses.get(e, 0) + 1
+        for store in self.stores:
+            self.place_store(store)
+        return self.root
+
+    def fresh(self, prefix: str) -> str:
+        """A new name."""
+        number = self.names.get(prefix, 0)
+        self.names[prefix] = number + 1
+        return f"{prefix}{number}"
+
+    def loops(self, axes: Iterable[Expr]) -> list[LoopAxis]:
+        """The loops over these axes in the order of the schedule."""
+        # the bound axis of a scan that became a reduction is not in the schedule
+        found = [self.loop_of.get(a) or LoopAxis(f"i{a.arg[0]}", a, a) for a in axes]
+        return sorted(found, key=lambda p: self.order.get(p.axis, len(self.order)))
+
+    # --- stores --------------------------------------------------------------------------------------------
+
+    def place_store(self, store: Store) -> None:
+        """Put a store where all of its axes are bound."""
+        blocked = self.blocked_reduction(store)
+        if blocked is not None:
+            self.place_blocked(store, *blocked)
+            return
+        scope = self.store_scope(axes_of(store), store.ordered_axes, _scan_axis(store))
+        scope.leaves.append(self.put(store, scope))
+
+    def store_scope(self, axes: Iterable[Expr], ordered: tuple[Expr, ...], scanned: Expr | None) -> Scope:
+        """Parallel loops first, ordered ones after the other sequential ones, a scan innermost."""
+        def rank(p: LoopAxis) -> int:
+            if p.axis is scanned:
+                return 3
+            if p.kind == "parallel":
+                return 0
+            return 2 if p.axis in ordered or (p.is_tile and scanned is not None) else 1
+        return self.root.inside(sorted(self.loops(axes), key=rank), self.root.nests)
+
+    def put(self, store: Store, scope: Scope) -> Put:
+        """The store with its values in place."""
+        valid = None if store.valid is None else self.place(store.valid, scope)
+        return Put(store.slot, self.place(store.index, scope), self.place(store.value, scope), valid,
+                   store.mode)
+
+    def blocked_reduction(self, store: Store) -> tuple[Expr, list[LoopAxis]] | None:
+        """The reduction of which some loops are scheduled outside of sequential loops of the store."""
+        sequential = [self.order[p.axis] for p in self.loops(axes_of(store)) if p.kind == "seq"]
+        last = max(sequential, default=-1)
+        for e in toposort(roots_of(store)):
+            if e.op is Op.REDUCE:
+                outside = [p for p in self.loops(e.arg[1]) if self.order.get(p.axis, last) < last
+                           and not p.is_tile]
+                if outside:
+                    self.check_blocked(store, e)
+                    return e, outside
+        return None
+
+    def check_blocked(self, store: Store, e: Expr) -> None:
+        """Partial results live in the output: it must be the only one, and depend on this sum alone."""
+        def refuse(condition: bool, why: str) -> None:
+            if condition:
+                raise ScheduleError(f"a loop of {e.arg[0]} outside of the loops of its store: {why}")
+        nodes = toposort(roots_of(store))
+        refuse(len(self.stores) != 1, "the kernel has several stores")
+        refuse(store.mode != "set" or store.valid is not None, "the store is no plain one")
+        refuse(any(n.op in (Op.REDUCE, Op.SCAN) and n is not e for n in nodes), "it is not the only one")
+        refuse(e.dtype is not store.value.dtype, "the partial result has another type than the output")
+        refuse(free_axes(e) != axes_of(store), "it does not have all axes of the store")
+        refuse(any(n.op is Op.LOAD and n.arg == store.slot for n in nodes), "the output is read")
+
+    def place_blocked(self, store: Store, e: Expr, outside: list[LoopAxis]) -> None:
+        """for k: for i: out[i] = a if k == 0; out[i] + a if k > 0; epilogue(out[i] + a) if k is the last."""
+        op, axes = e.arg
+        inner = tuple(a for a in axes if all(p.axis is not a for p in outside))
+        part = reduce(op, e.src[0], inner) if inner else e.src[0]
+        scope = self.store_scope(free_axes(part) | axes_of(store), (), None)
+        index = self.place(store.index, scope)
+        here = self.place(part, scope)
+        before = load(store.slot, store.value.dtype, index)
+        first, last = const(True, dt.bool_), const(True, dt.bool_)
+        for p in outside:
+            first = both(first, equal(p.axis, const(0)))
+            last = both(last, equal(p.axis, const(p.extent - 1)))
+        total = combine(op, before, here)
+        name = self.fresh("x")
+        scope.values[e] = var(name, e.dtype)
+        self.unnamed = {n for n in toposort([store.value]) if e in toposort([n])}
+        later: tuple[Stmt, ...] = (Put(store.slot, index, total),)
+        if store.value is not e:
+            finish = (Let(name, total), Put(store.slot, index, self.place(store.value, scope)))
+            later = (If(last, finish, later),)
+        scope.leaves.append(If(first, (Put(store.slot, index, here),), later))
+
+    # --- values --------------------------------------------------------------------------------------------
+
+    def place(self, root: Expr, scope: Scope) -> Expr:
+        """The expression as it stands in `scope`, everything that belongs further out being bound there."""
+        done: dict[Expr, Expr] = {}
+        for e in _pending([root], scope, done):
+            home = scope.path[scope.level(e)]
+            done[e] = self.place_node(e, home, scope, done)
+            if self.uses.get(e, 0) > 1 and self.worth_a_name(e):
+                done[e] = self.bind(e, home, done[e])
+        level = scope.level(root)
+        if level < scope.depth and self.worth_a_name(root):
+            return self.bind(root, scope.path[level], done[root])
+        return done[root]
+
+    def place_node(self, e: Expr, home: Scope, scope: Scope, done: dict[Expr, Expr]) -> Expr:
+        """One expression whose operands are placed."""
+        if e.op in _LEAVES:
+            return e
+        if e.op is Op.REDUCE:
+            return self.place_reduce(e, home)
+        if e.op is Op.SCAN:
+            return self.place_scan(e, home)
+        src, phase = [], 0
+        for s in e.src:
+            level = scope.level(s)
+            outer = scope.path[level]
+            value = done[s]
+            if level < home.depth and self.worth_a_name(s):
+                value = self.bind(s, outer, value)
+            if level == home.depth:
+                phase = max(phase, home.phase_of.get(s, 0))
+            src.append(value)
+        home.phase_of[e] = phase
+        if all(a is b for a, b in zip(src, e.src, strict=True)):
+            return e
+        return rebuild(e, tuple(src))
+
+    def worth_a_name(self, e: Expr) -> bool:
+        """Whether a value that is shared or belongs further out is bound there; index arithmetic over tile
+        axes is not, because renderers want to see its strides."""
+        if e.op in _LEAVES or e.op in (Op.REDUCE, Op.SCAN) or e in self.affine or e in self.unnamed:
+            return False
+        return not (e in self.pure and free_axes(e) & self.tile_axes)
+
+    def bind(self, e: Expr, home: Scope, value: Expr) -> Expr:
+        """The name of `e` in its home."""
+        found = home.values.get(e)
+        if found is None:
+            if value.op in _LEAVES:
+                return value
+            name = self.fresh("x")
+            found = home.values[e] = var(name, e.dtype)
+            home.phase(home.phase_of.get(e, 0)).lets.append(Let(name, value))
+        return found
+
+    # --- reductions and scans ------------------------------------------------------------------------------
+
+    def place_reduce(self, e: Expr, home: Scope) -> Expr:
+        """Open the loops of a reduction in its home; its result is a name from there on."""
+        op, axes = e.arg
+        number = self.reduce_phase(e, home)
+        phase = home.phase(number)
+        loops = self.loops(axes)
+        own = tuple(p.axis for p in loops if p.is_tile)
+        name = self.fresh("acc")
+        phase.accumulators.append(Pending(name, e.dtype, op, own))
+        scope = home.inside(loops, phase.nests)
+        result = var(name, e.dtype)
+        if own:
+            result = var(self.fresh("r"), e.dtype)
+            phase.combines.append(Combine(result.arg, name, own))
+        home.values[e] = result
+        home.phase_of[e] = number + 1
+        scope.leaves.append(Update(name, self.place(e.src[0], scope)))
+        return result
+
+    def reduce_phase(self, e: Expr, home: Scope) -> int:
+        """The first phase in which every reduction of the same scope that `e` needs has its result."""
+        number = 0
+        for n in toposort(e.src):
+            if n.op is not Op.REDUCE or not all(a in home.positions for a in free_axes(n)):
+                continue
+            if home.level(n) == home.depth:
+                if n not in home.values:
+                    self.place_reduce(n, home)
+                number = max(number, home.phase_of[n])
+        return number
+
+    def place_scan(self, e: Expr, home: Scope) -> Expr:
+        """Carry an accumulator along the loop of `home`: updated first, read by what follows."""
+        op, _, _ = e.arg
+        name = self.fresh("acc")
+        home.path[-2].phase(0).accumulators.append(Pending(name, e.dtype, op, ()))
+        value = self.place(e.src[0], home)
+        number = home.phase_of.get(e.src[0], 0)
+        home.values[e] = var(name, e.dtype)
+        home.phase_of[e] = number
+        home.phase(number).lets.append(Update(name, value))
+        return home.values[e]
+
+
+def _scan_axis(store: Store) -> Expr | None:
+    for e in toposort(roots_of(store)):
+        if e.op is Op.SCAN:
+            return e.arg[1]
+    return None
+
+
+def _pending(roots: list[Expr], scope: Scope, done: dict[Expr, Expr]) -> list[Expr]:
+    """What is not yet bound on the path, operands first; bodies of reductions and scans are not entered."""
+    order: list[Expr] = []
+    state: dict[Expr, bool] = {}
+    work = roots[::-1]
+    while work:
+        e = work[-1]
+        known = state.get(e)
+        if known is None:
+            home = scope.path[scope.level(e)]
+            if e in home.values:
+                done[e] = home.values[e]
+                state[e] = True
+                work.pop()
+                continue
+            state[e] = False
+            if e.op not in (Op.REDUCE, Op.SCAN):
+                work += [s for s in reversed(e.src) if s not in state]
+        else:
+            work.pop()
+            if not known:
+                state[e] = True
+                order.append(e)
+    return order

@@ -1,0 +1,153 @@
+"""The first pass of lowering: a scheduled kernel in terms of its loops.
+
+    kernel.axes, REDUCE(op, axes), SCAN(op, axis, bound)  ->  the same with the loops of the schedule
+
+Afterwards no axis of extent 0 or 1 is left, every root axis is written as the sum of its loops, a REDUCE lists
+loops, every load is safe to execute wherever its axes are bound, and the only SCANs are those that a single
+accumulator can carry along the innermost loop of their store (others became reductions with a condition).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mygrad import dtype as dt
+from mygrad.codegen.actions import Schedule, definition
+from mygrad.errors import InternalError
+from mygrad.expr import (
+    Expr,
+    alu,
+    both,
+    const,
+    free_axes,
+    less,
+    load,
+    rebuild,
+    reduce,
+    scan,
+    toposort,
+    where,
+)
+from mygrad.kernel import BufferInfo, Store, roots_of, store_axes
+from mygrad.numeric import identity
+from mygrad.ops import Op
+
+
+def prepare(schedule: Schedule) -> list[Store]:
+    """The stores of the kernel over the loops of the schedule; those that run over an empty axis are gone."""
+    alive = [s for s in schedule.kernel.stores if all(a.arg[1] > 0 for a in store_axes(s))]
+    carried = _carried_scans(alive)
+    mapping = _axis_values(schedule, carried)
+    nodes = toposort([e for store in alive for e in roots_of(store)])
+    for e in nodes:
+        if e not in mapping:
+            mapping[e] = _convert(schedule, e, mapping, carried)
+    return [replace(store, index=mapping[store.index], value=mapping[store.value],
+                    valid=None if store.valid is None else mapping[store.valid],
+                    ordered_axes=_loop_axes(schedule, store.ordered_axes)) for store in alive]
+
+
+def _axis_values(schedule: Schedule, carried: dict[Expr, Expr]) -> dict[Expr, Expr]:
+    """Every root axis as the sum of its loops; the bound of a carried scan is the axis it runs along."""
+    mapping: dict[Expr, Expr] = {}
+    roots = {p.root for p in schedule.loops}
+    for root in roots:
+        mapping[root] = definition(schedule, root)
+    for bound, along in carried.items():
+        mapping[bound] = mapping.get(along, const(0))
+    return mapping
+
+
+def _carried_scans(stores: list[Store]) -> dict[Expr, Expr]:
+    """bound -> axis for the scans that one accumulator can carry: those of a store that scans along a single
+    axis, outside of every other scan and reduction."""
+    along: dict[Expr, Expr] = {}
+    refused: set[Expr] = set()
+    for store in stores:
+        scans = [e for e in toposort(roots_of(store)) if e.op is Op.SCAN]
+        if len({e.arg[1] for e in scans}) > 1 or _nested(store) or store.ordered_axes:
+            refused |= {e.arg[2] for e in scans}
+        for e in scans:
+            if along.setdefault(e.arg[2], e.arg[1]) is not e.arg[1]:
+                refused.add(e.arg[2])
+    return {bound: axis for bound, axis in along.items() if bound not in refused}
+
+
+def _nested(store: Store) -> bool:
+    inside = toposort([s for e in toposort(roots_of(store)) if e.op in (Op.REDUCE, Op.SCAN)
+                       for s in e.src])
+    return any(e.op is Op.SCAN for e in inside)
+
+
+def _loop_axes(schedule: Schedule, roots: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    return tuple(p.axis for p in schedule.loops if p.root in roots)
+
+
+def _convert(schedule: Schedule, e: Expr, done: dict[Expr, Expr], carried: dict[Expr, Expr]) -> Expr:
+    if e.op is Op.AXIS:  # no loop: extent 1, or the bound axis of a scan that becomes a reduction
+        return const(0) if e.arg[1] <= 1 else e
+    src = tuple(done[s] for s in e.src)
+    if e.op is Op.REDUCE:
+        return _convert_reduce(schedule, e, src[0])
+    if e.op is Op.SCAN:
+        return _convert_scan(e, src[0], done, carried)
+    if e.op is Op.LOAD:
+        return guarded_load(e, src, schedule.kernel.buffers)
+    return e if all(a is b for a, b in zip(src, e.src, strict=True)) else rebuild(e, src)
+
+
+def _convert_reduce(schedule: Schedule, e: Expr, body: Expr) -> Expr:
+    op, roots = e.arg
+    if any(a.arg[1] == 0 for a in roots):
+        return const(identity(op, e.dtype), e.dtype)
+    axes = _loop_axes(schedule, roots)
+    return reduce(op, body, axes) if axes else body
+
+
+def _convert_scan(e: Expr, body: Expr, done: dict[Expr, Expr], carried: dict[Expr, Expr]) -> Expr:
+    op, along, bound = e.arg
+    if along.arg[1] == 1:
+        return body
+    if bound in carried:
+        return scan(op, body, along, bound)
+    here = done.get(along, along)
+    keep = less(bound, here + 1)
+    return reduce(op, where(keep, body, const(identity(op, e.dtype), e.dtype)), (bound,))
+
+
+def guarded_load(e: Expr, src: tuple[Expr, ...], buffers: tuple[BufferInfo, ...]) -> Expr:
+    """The load with loads inside of its index made safe: they may be out of bounds where it is not valid."""
+    if len(src) == 1 or not any(_may_leave(n, buffers) for n in toposort([src[0]])):
+        return load(e.arg, e.dtype, *src)
+    valid = src[1]
+    safe: dict[Expr, Expr] = {}
+    for n in toposort([src[0]]):
+        inner = tuple(safe[s] for s in n.src)
+        if n.op in (Op.REDUCE, Op.SCAN):
+            raise InternalError("lower: a guarded index that reduces")
+        if _may_leave(n, buffers):
+            own = both(inner[1], valid) if len(inner) == 2 else valid
+            safe[n] = load(n.arg, n.dtype, inner[0], own)
+        else:
+            safe[n] = n if all(a is b for a, b in zip(inner, n.src, strict=True)) else rebuild(n, inner)
+    return load(e.arg, e.dtype, safe[src[0]], valid)
+
+
+def _may_leave(e: Expr, buffers: tuple[BufferInfo, ...]) -> bool:
+    if e.op is not Op.LOAD or not isinstance(e.arg, int):
+        return False
+    where_ = e.src[0]
+    known = where_.low is not None and where_.high is not None
+    return not (known and where_.low >= 0 and where_.high < buffers[e.arg].size)  # type: ignore[operator]
+
+
+def combine(op: Op, a: Expr, b: Expr) -> Expr:
+    """a `op` b, for the operator of a reduction."""
+    if a.dtype is dt.bool_ and op in (Op.ADD, Op.MAX, Op.MUL):
+        return alu(Op.AND if op is Op.MUL else Op.OR, a, b)
+    return alu(op, a, b)
+
+
+def axes_of(store: Store) -> frozenset[Expr]:
+    """The loops a prepared store runs over."""
+    return frozenset().union(*(free_axes(e) for e in roots_of(store)))
