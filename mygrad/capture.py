@@ -41,8 +41,14 @@ class Capture:
     def __enter__(self) -> Capture:
         global _current
         if _current is not None:
-            raise CaptureError(message("jit", "a captured function that calls another one",
-                                       "one capture at a time", "remove the inner jit"))
+            raise CaptureError(
+                message(
+                    "jit",
+                    "a captured function that calls another one",
+                    "one capture at a time",
+                    "remove the inner jit",
+                )
+            )
         _current = self
         return self
 
@@ -82,5 +88,11 @@ def current() -> Capture | None:
 def forbid(operation: str, remedy: str) -> None:
     """Raise CaptureError if a function is being captured: `operation` needs the values themselves."""
     if _current is not None:
-        raise CaptureError(message(operation, "a call inside a jitted function",
-                                   "values, which do not exist during capture", remedy))
+        raise CaptureError(
+            message(
+                operation,
+                "a call inside a jitted function",
+                "values, which do not exist during capture",
+                remedy,
+            )
+        )

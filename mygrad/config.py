@@ -46,21 +46,41 @@ class Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("DEBUG", _natural, 0, "an integer from 0 to 5",
-            "1 plan with reasons, 2 kernels with time, 3 kernel language, 4 source, 5 machine code"),
+    Setting(
+        "DEBUG",
+        _natural,
+        0,
+        "an integer from 0 to 5",
+        "1 plan with reasons, 2 kernels with time, 3 kernel language, 4 source, 5 machine code",
+    ),
     Setting("MYGRAD_DEVICE", str.lower, "", "cpu, opencl, cuda or reference", "default device"),
     Setting("CPU", _boolean, False, "0 or 1", "use the cpu device (LLVM)"),
     Setting("OPENCL", _boolean, False, "0 or 1", "use the opencl device"),
     Setting("CUDA", _boolean, False, "0 or 1", "use the cuda device"),
     Setting("REFERENCE", _boolean, False, "0 or 1", "use the NumPy interpreter of kernels"),
-    Setting("MYGRAD_THREADS", _natural, 0, "a number of threads, 0 for one per core",
-            "threads of the cpu device"),
-    Setting("CHECK", _boolean, False, "0 or 1",
-            "checked mode: an out-of-range gather or scatter index is an error"),
+    Setting(
+        "MYGRAD_THREADS",
+        _natural,
+        0,
+        "a number of threads, 0 for one per core",
+        "threads of the cpu device",
+    ),
+    Setting(
+        "CHECK",
+        _boolean,
+        False,
+        "0 or 1",
+        "checked mode: an out-of-range gather or scatter index is an error",
+    ),
     Setting("MYGRAD_DUMP", str, "", "a folder", "write every generated kernel into this folder"),
     Setting("MYGRAD_DATA", str, "", "a folder", "offline folder of the dataset loaders"),
-    Setting("MYGRAD_CACHE", str, os.path.join("~", ".cache", "mygrad"), "a folder, or 'off'",
-            "compiled kernels and downloaded datasets"),
+    Setting(
+        "MYGRAD_CACHE",
+        str,
+        os.path.join("~", ".cache", "mygrad"),
+        "a folder, or 'off'",
+        "compiled kernels and downloaded datasets",
+    ),
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -88,7 +108,9 @@ class Config:
         for name in environment:
             if name.startswith("MYGRAD_") and name not in _BY_NAME:
                 known = ", ".join(n for n in _BY_NAME if n.startswith("MYGRAD_"))
-                raise ConfigError(message("environment", name, f"one of {known}", "check the spelling"))
+                raise ConfigError(
+                    message("environment", name, f"one of {known}", "check the spelling")
+                )
 
 
 def _parse(setting: Setting, text: str) -> Any:
@@ -96,8 +118,12 @@ def _parse(setting: Setting, text: str) -> Any:
         return setting.parse(text)
     except ValueError:
         raise ConfigError(
-            message(f"environment variable {setting.name}", repr(text), setting.expected,
-                    f"{setting.name}: {setting.doc}")
+            message(
+                f"environment variable {setting.name}",
+                repr(text),
+                setting.expected,
+                f"{setting.name}: {setting.doc}",
+            )
         ) from None
 
 

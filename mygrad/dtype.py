@@ -75,12 +75,30 @@ uint8, uint16, uint32, uint64 = (_numpy(f"uint{n}", "u") for n in (8, 16, 32, 64
 float16, float32, float64 = (_numpy(f"float{n}", "f") for n in (16, 32, 64))
 bfloat16 = DType("bfloat16", "f", 2, np.dtype(np.uint16))
 
-ALL: tuple[DType, ...] = (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64,
-                          float16, bfloat16, float32, float64)
+ALL: tuple[DType, ...] = (
+    bool_,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+    float16,
+    bfloat16,
+    float32,
+    float64,
+)
 INTS = tuple(d for d in ALL if d.is_int)
 FLOATS = tuple(d for d in ALL if d.is_float)
-_BY_NAME = {d.name: d for d in ALL} | {"half": float16, "float": float32, "double": float64,
-                                       "int": int32, "long": int64}
+_BY_NAME = {d.name: d for d in ALL} | {
+    "half": float16,
+    "float": float32,
+    "double": float64,
+    "int": int32,
+    "long": int64,
+}
 _BY_NUMPY = {d.storage: d for d in ALL if d is not bfloat16}
 
 default_float = float32
@@ -136,8 +154,14 @@ def promote(a: DType, b: DType) -> DType:
     for candidate in (int16, int32, int64):
         if candidate.itemsize > unsigned.itemsize and candidate.itemsize >= signed.itemsize:
             return candidate
-    raise DTypeError(message("promotion", f"{a.name} and {b.name}", "a type that holds both",
-                             "cast one side explicitly with .cast(...)"))
+    raise DTypeError(
+        message(
+            "promotion",
+            f"{a.name} and {b.name}",
+            "a type that holds both",
+            "cast one side explicitly with .cast(...)",
+        )
+    )
 
 
 def of_scalar(value: bool | int | float) -> DType:

@@ -43,7 +43,14 @@ from typing import Any
 from mygrad import dtype as dt
 from mygrad import movement
 from mygrad.dtype import DType
-from mygrad.errors import DeviceError, DTypeError, IndexRangeError, InternalError, ShapeError, message
+from mygrad.errors import (
+    DeviceError,
+    DTypeError,
+    IndexRangeError,
+    InternalError,
+    ShapeError,
+    message,
+)
 from mygrad.helpers import Location, Shape, user_location
 from mygrad.ops import ALU, ARITY, COMBINE, MOVEMENT, SCATTER_MODES, SOURCE, Op
 from mygrad.program import Buffer
@@ -93,8 +100,15 @@ class Node:
 _interned: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
 
 
-def _intern(op: Op, src: tuple[Node, ...], arg: Any, shape: Shape, dtype: DType,
-            device: str | None, arg_key: Any = None) -> Node:
+def _intern(
+    op: Op,
+    src: tuple[Node, ...],
+    arg: Any,
+    shape: Shape,
+    dtype: DType,
+    device: str | None,
+    arg_key: Any = None,
+) -> Node:
     key = (op, src, arg if arg_key is None else arg_key, shape, dtype)
     found = _interned.get(key)
     if found is not None:
@@ -112,8 +126,14 @@ def _common_device(op: Op, src: tuple[Node, ...]) -> str | None:
     for s in src:
         if s.device is not None and s.device != device:
             if device is not None:
-                raise DeviceError(message(op.name.lower(), f"operands on {device} and {s.device}",
-                                          "all operands on one device", "move one with .to(...)"))
+                raise DeviceError(
+                    message(
+                        op.name.lower(),
+                        f"operands on {device} and {s.device}",
+                        "all operands on one device",
+                        "move one with .to(...)",
+                    )
+                )
             device = s.device
     return device
 
@@ -141,9 +161,19 @@ def const(value: bool | int | float, dtype: DType, shape: Shape = ()) -> Node:
         value = float(value)
         key = ("f", struct.pack("<d", value))  # type: ignore[assignment]
     else:
-        if value != value or value in (float("inf"), float("-inf")) or not dtype.min <= value <= dtype.max:
-            raise DTypeError(message("constant", value, f"a value of {dtype.name}",
-                                     "cast the tensor to a wider type first"))
+        if (
+            value != value
+            or value in (float("inf"), float("-inf"))
+            or not dtype.min <= value <= dtype.max
+        ):
+            raise DTypeError(
+                message(
+                    "constant",
+                    value,
+                    f"a value of {dtype.name}",
+                    "cast the tensor to a wider type first",
+                )
+            )
         value = int(value)
         key = ("i", value)  # type: ignore[assignment]
     return _intern(Op.CONST, (), value, shape, dtype, None, key)
@@ -183,12 +213,25 @@ def alu(op: Op, *src: Node) -> Node:
     dtype, shape = values[0].dtype, src[0].shape
     for s in src:
         if s.shape != shape:
-            raise ShapeError(message(name, f"shapes {' and '.join(str(x.shape) for x in src)}",
-                                     "equal shapes", "broadcast first"))
-    if any(v.dtype is not dtype for v in values) or (op is Op.WHERE and src[0].dtype is not dt.bool_):
-        raise DTypeError(message(name, " and ".join(s.dtype.name for s in src),
-                                 "a bool condition and equal types" if op is Op.WHERE
-                                 else "equal types", "cast one side"))
+            raise ShapeError(
+                message(
+                    name,
+                    f"shapes {' and '.join(str(x.shape) for x in src)}",
+                    "equal shapes",
+                    "broadcast first",
+                )
+            )
+    if any(v.dtype is not dtype for v in values) or (
+        op is Op.WHERE and src[0].dtype is not dt.bool_
+    ):
+        raise DTypeError(
+            message(
+                name,
+                " and ".join(s.dtype.name for s in src),
+                "a bool condition and equal types" if op is Op.WHERE else "equal types",
+                "cast one side",
+            )
+        )
     _check_kind(op, name, dtype)
     result = dt.bool_ if op in (Op.LT, Op.EQ) else dtype
     return _intern(op, src, None, shape, result, _common_device(op, src))
@@ -217,8 +260,11 @@ def bitcast(x: Node, dtype: DType) -> Node:
     if x.dtype is dtype:
         return x
     if x.dtype.itemsize != dtype.itemsize or "b" in (x.dtype.kind, dtype.kind):
-        raise DTypeError(message("bitcast", f"{x.dtype.name} to {dtype.name}",
-                                 "two types of the same size, not bool"))
+        raise DTypeError(
+            message(
+                "bitcast", f"{x.dtype.name} to {dtype.name}", "two types of the same size, not bool"
+            )
+        )
     return _intern(Op.BITCAST, (x,), dtype, x.shape, dtype, x.device)
 
 
@@ -255,7 +301,9 @@ def _check_combine(name: str, op: Op, x: Node, axes: tuple[int, ...]) -> None:
 
 def _check_axis(name: str, axis: int, shape: Shape) -> None:
     if not 0 <= axis < len(shape):
-        raise IndexRangeError(message(name, f"axis {axis}", f"0 <= axis < {len(shape)} for shape {shape}"))
+        raise IndexRangeError(
+            message(name, f"axis {axis}", f"0 <= axis < {len(shape)} for shape {shape}")
+        )
 
 
 # --- movement ------------------------------------------------------------------------------------------
@@ -283,8 +331,9 @@ def _is_identity(op: Op, x: Node, arg: Any) -> bool:
 def gather(x: Node, index: Node, axis: int) -> Node:
     """x at index's positions with coordinate `axis` replaced by the index; 0 where that is out of range."""
     _check_index("gather", x.shape, index, axis)
-    return _intern(Op.GATHER, (x, index), axis, index.shape, x.dtype,
-                   _common_device(Op.GATHER, (x, index)))
+    return _intern(
+        Op.GATHER, (x, index), axis, index.shape, x.dtype, _common_device(Op.GATHER, (x, index))
+    )
 
 
 def scatter(x: Node, index: Node, y: Node, axis: int, mode: str) -> Node:
@@ -293,8 +342,13 @@ def scatter(x: Node, index: Node, y: Node, axis: int, mode: str) -> Node:
     if mode not in SCATTER_MODES:
         raise InternalError(f"scatter: mode {mode}")
     if y.shape != index.shape or y.dtype is not x.dtype:
-        raise ShapeError(message("scatter", f"updates {y.shape} {y.dtype.name}",
-                                 f"index's shape {index.shape} and type {x.dtype.name}"))
+        raise ShapeError(
+            message(
+                "scatter",
+                f"updates {y.shape} {y.dtype.name}",
+                f"index's shape {index.shape} and type {x.dtype.name}",
+            )
+        )
     src = (x, index, y)
     return _intern(Op.SCATTER, src, (axis, mode), x.shape, x.dtype, _common_device(Op.SCATTER, src))
 
@@ -305,8 +359,14 @@ def _check_index(name: str, shape: Shape, index: Node, axis: int) -> None:
         raise DTypeError(message(name, f"index of type {index.dtype.name}", "an integer type"))
     others = [(a, b) for i, (a, b) in enumerate(zip(shape, index.shape, strict=False)) if i != axis]
     if len(shape) != len(index.shape) or any(a != b for a, b in others):
-        raise ShapeError(message(name, f"x {shape} and index {index.shape}",
-                                 f"equal extents on all axes but {axis}", "expand one of them"))
+        raise ShapeError(
+            message(
+                name,
+                f"x {shape} and index {index.shape}",
+                f"equal extents on all axes but {axis}",
+                "expand one of them",
+            )
+        )
 
 
 def sort(x: Node, axis: int, descending: bool = False) -> Node:

@@ -92,8 +92,12 @@ def optional_import(name: str, purpose: str, extra: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingPackageError(
-            message(purpose, f"no package {name} ({error})", "it to be installed",
-                    f"pip install 'mygrad[{extra}]'")
+            message(
+                purpose,
+                f"no package {name} ({error})",
+                "it to be installed",
+                f"pip install 'mygrad[{extra}]'",
+            )
         ) from error
 
 

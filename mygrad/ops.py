@@ -103,12 +103,28 @@ class Op(Enum):
 
 SOURCE = frozenset({Op.BUFFER, Op.CONST, Op.IOTA, Op.VARIABLE})
 UNARY = frozenset({Op.NEG, Op.SQRT, Op.EXP, Op.LOG, Op.SIN, Op.TRUNC, Op.CAST, Op.BITCAST})
-BINARY = frozenset({Op.ADD, Op.MUL, Op.DIV, Op.MAX, Op.IDIV, Op.MOD, Op.LT, Op.EQ, Op.AND, Op.OR,
-                    Op.XOR, Op.SHL, Op.SHR})
+BINARY = frozenset(
+    {
+        Op.ADD,
+        Op.MUL,
+        Op.DIV,
+        Op.MAX,
+        Op.IDIV,
+        Op.MOD,
+        Op.LT,
+        Op.EQ,
+        Op.AND,
+        Op.OR,
+        Op.XOR,
+        Op.SHL,
+        Op.SHR,
+    }
+)
 TERNARY = frozenset({Op.WHERE})
 ALU = UNARY | BINARY | TERNARY
-MOVEMENT = frozenset({Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.PAD, Op.SHRINK, Op.FLIP, Op.WINDOW,
-                      Op.UNWINDOW})
+MOVEMENT = frozenset(
+    {Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.PAD, Op.SHRINK, Op.FLIP, Op.WINDOW, Op.UNWINDOW}
+)
 INDEX = frozenset({Op.GATHER, Op.SCATTER, Op.SORT})
 MEMORY = frozenset({Op.CONTIGUOUS, Op.STORE, Op.COPY})
 MARK = frozenset({Op.DETACH})

@@ -88,7 +88,9 @@ class Program:
     grid: tuple[int, ...] = (1,)
     block: tuple[int, ...] = (1,)
     kernel: Any = field(default=None, compare=False)
-    stages: tuple[tuple[str, str], ...] = field(default=(), compare=False)  # (pass name, text) for DEBUG
+    stages: tuple[tuple[str, str], ...] = field(
+        default=(), compare=False
+    )  # (pass name, text) for DEBUG
 
 
 @dataclass(frozen=True)

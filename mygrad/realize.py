@@ -1,37 +1,216 @@
 """The driver: the one module that sees every stage, from graph nodes to memory.
 
-    realize(nodes)     compute nodes; BUFFER nodes that hold the results
-    from_numpy(array)  a BUFFER node with a copy of the array
-    to_numpy(node)     the values of a node as a NumPy array of its own
+realize(nodes)     compute nodes; BUFFER nodes that hold the results
+prepare(nodes)     the same up to, but without, running: a Prepared program, cached by structure
+from_numpy(array)  a BUFFER node with a copy of the array
+to_numpy(node)     the values of a node as a NumPy array of its own
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mygrad import compiler, explain, graph, interpret
 from mygrad import dtype as dt
-from mygrad import graph, interpret
+from mygrad.config import config
 from mygrad.dtype import DType
 from mygrad.errors import BufferError_, message
-from mygrad.graph import Node
+from mygrad.graph import HostCall, Node
+from mygrad.kernel import Kernel
 from mygrad.ops import Op
-from mygrad.program import Buffer
+from mygrad.program import Buffer, Launch
 from mygrad.runtime import device as devices
+from mygrad.runtime.base import LaunchSequence
+from mygrad.schedule.schedule import Memory, Schedule, Step, key, schedule
+
+ALIASES = frozenset({Op.RESHAPE, Op.CONTIGUOUS, Op.DETACH})  # of a BUFFER: the same memory
 
 
-def from_numpy(array: np.ndarray[Any, Any], dtype: DType | None = None, device: str | None = None) -> Node:
-    """A BUFFER node on `device` (default: the default device) with a copy of `array`, converted to `dtype`
-    (default: the array's own)."""
-    dtype = dtype or dt.parse(array.dtype)
-    device = device or devices.default()
-    data = np.ascontiguousarray(dt.to_storage(array, dtype))
-    memory = allocate(device, dtype, array.size)
-    if array.size:
-        devices.get(device).write(memory.memory, data)
-    return graph.buffer(memory, array.shape)
+@dataclass
+class Segment:
+    """Consecutive kernels of one device, as one launch sequence. `memories` are the plan's memories behind
+    the sequence's slots; one more slot, the last, is the device's arena."""
+
+    device: str
+    steps: list[Step]
+    memories: list[int]
+    sequence: LaunchSequence
+
+
+@dataclass
+class Prepared:
+    """A schedule with everything compiled: what `run` needs besides the input buffers."""
+
+    schedule: Schedule
+    parts: list[Segment | Step]
+    owned: list[int]  # memories with a buffer of their own: results, and what host steps touch
+
+    def run(
+        self,
+        inputs: Sequence[Buffer],
+        params: Mapping[str, int],
+        results: Mapping[int, Buffer] | None = None,
+    ) -> list[Buffer]:
+        """Run on these inputs; one buffer per root. `results` gives buffers to write results into (by
+        number of the memory); the others are allocated."""
+        plan = self.schedule
+        held: dict[int, Buffer] = dict(results or {})
+        for i in self.owned:
+            if i not in held:
+                held[i] = allocate(
+                    plan.memories[i].device, plan.memories[i].dtype, _size(plan.memories[i])
+                )
+        arenas = {d: allocate(d, dt.uint8, n) for d, n in plan.arena_bytes.items()}
+
+        def find(i: int) -> Any:
+            about = plan.memories[i]
+            return memory_of(inputs[about.number] if about.kind == "input" else held[i])
+
+        explain.begin(plan)
+        for part in self.parts:
+            if isinstance(part, Segment):
+                arena = arenas[part.device].memory if part.device in arenas else None
+                self._launch(part, [*map(find, part.memories), arena], params)
+            else:
+                _host_step(part, plan, find)
+        return [
+            inputs[plan.memories[i].number] if plan.memories[i].kind == "input" else held[i]
+            for i in plan.results
+        ]
+
+    def _launch(self, part: Segment, memories: list[Any], params: Mapping[str, int]) -> None:
+        if config.DEBUG >= 2:
+            explain.timed(part.steps, part.sequence.time(memories, params))
+        else:
+            part.sequence.run(memories, params)
+
+
+_prepared: dict[Hashable, Prepared] = {}
+
+
+def prepare(nodes: Sequence[Node]) -> tuple[Prepared, list[Buffer]]:
+    """Schedule and compile, or find that in the cache; also the input buffers for `Prepared.run`."""
+    structure, buffers = key(nodes)
+    device = devices.default() if any(n.device is None for n in nodes) else nodes[0].device or "cpu"
+    found = _prepared.get((structure, device))
+    if found is None:
+        found = _prepared[structure, device] = assemble(schedule(nodes, device))
+    return found, [b.arg for b in buffers]
+
+
+def assemble(plan: Schedule) -> Prepared:
+    """Compile the kernels of a schedule and join neighbours on one device into launch sequences."""
+    executables: dict[tuple[str, Kernel], Any] = {}
+    for device in dict.fromkeys(s.device for s in plan.steps if isinstance(s.what, Kernel)):
+        kernels = [s.what for s in plan.steps if isinstance(s.what, Kernel) and s.device == device]
+        loaded = compiler.executables(list(dict.fromkeys(kernels)), device)
+        executables.update({(device, k): e for k, e in loaded.items()})
+    parts: list[Segment | Step] = []
+    run: list[Step] = []
+    for step in [*plan.steps, None]:
+        if run and (
+            step is None or not isinstance(step.what, Kernel) or step.device != run[0].device
+        ):
+            parts.append(_segment(plan, run, executables))
+            run = []
+        if step is not None and isinstance(step.what, Kernel):
+            run.append(step)
+        elif step is not None:
+            parts.append(step)
+    owned = [i for i, m in enumerate(plan.memories) if m.kind in ("result", "separate")]
+    return Prepared(plan, parts, owned)
+
+
+def _segment(
+    plan: Schedule, steps: list[Step], executables: dict[tuple[str, Kernel], Any]
+) -> Segment:
+    device = steps[0].device
+    used = dict.fromkeys(
+        i for s in steps for i in s.arguments if plan.memories[i].kind != "temporary"
+    )
+    slot = {i: n for n, i in enumerate(used)}
+    launches = []
+    for step in steps:
+        kernel, program = step.what, executables[device, step.what]  # type: ignore[index]
+        assert isinstance(kernel, Kernel)
+        places = []
+        for number in program.buffers:
+            i = step.arguments[number]
+            places.append((slot[i], 0) if i in slot else (len(slot), plan.memories[i].number))
+        launches.append(
+            Launch(
+                program.executable,
+                tuple(places),
+                program.params,
+                program.parallel,
+                kernel.name,
+                step.location,
+            )
+        )
+    return Segment(device, steps, list(used), devices.get(device).sequence(launches))
+
+
+def _host_step(step: Step, plan: Schedule, find: Callable[[int], Any]) -> None:
+    """HOST, SORT and COPY: through NumPy, after all earlier launches."""
+    *sources, target = step.arguments
+    values = [_values(plan.memories[i], find(i)) for i in sources]
+    about = plan.memories[target]
+    if isinstance(step.what, HostCall):
+        result = interpret.call_host(step.what, values)
+    else:
+        result = interpret.argsort(values[0], *step.arg) if step.what == "sort" else values[0]
+    if result.size:
+        data = np.ascontiguousarray(dt.to_storage(result, about.dtype))
+        devices.get(about.device).write(find(target), data)
+
+
+def _values(about: Memory, memory: Any) -> np.ndarray[Any, Any]:
+    stored = np.empty(about.shape, about.dtype.storage)
+    if stored.size:
+        devices.get(about.device).read(memory, stored)
+    return dt.from_storage(stored, about.dtype)
+
+
+def realize(nodes: Sequence[Node], params: Mapping[str, int] | None = None) -> list[Node]:
+    """Compute `nodes`; the result is one BUFFER node of the same shape for each."""
+    results = [resident(n) for n in nodes]
+    pending = list(dict.fromkeys(n for n, r in zip(nodes, results, strict=True) if r is None))
+    if pending:
+        prepared, inputs = prepare(pending)
+        made = prepared.run(inputs, params or {})
+        computed = {n: graph.buffer(b, n.shape) for n, b in zip(pending, made, strict=True)}
+        results = [computed[n] if r is None else r for n, r in zip(nodes, results, strict=True)]
+    return results  # type: ignore[return-value]
+
+
+def resident(node: Node) -> Node | None:
+    """A BUFFER node with the values of `node`, if they are in memory already."""
+    shape = node.shape
+    while node.op in ALIASES:
+        node = node.src[0]
+    return graph.buffer(node.arg, shape) if node.op is Op.BUFFER else None
+
+
+def _size(about: Memory) -> int:
+    return about.nbytes // about.dtype.itemsize
+
+
+def memory_of(buffer: Buffer) -> Any:
+    """The memory of a buffer.
+
+    Raises:
+        BufferError_: it was freed, or never written.
+    """
+    if buffer.memory is None:
+        why = buffer.why_unreadable or "it was never written"
+        raise BufferError_(
+            message("read", f"a tensor without memory: {why}", "a tensor with values")
+        )
+    return buffer.memory
 
 
 def allocate(device: str, dtype: DType, size: int) -> Buffer:
@@ -42,33 +221,23 @@ def allocate(device: str, dtype: DType, size: int) -> Buffer:
     return made
 
 
+def from_numpy(
+    array: np.ndarray[Any, Any], dtype: DType | None = None, device: str | None = None
+) -> Node:
+    """A BUFFER node on `device` (default: the default device) with a copy of `array`, converted to `dtype`
+    (default: the array's own)."""
+    dtype = dtype or dt.parse(array.dtype)
+    device = devices.default() if device is None else devices.canonical(device)
+    made = allocate(device, dtype, array.size)
+    if array.size:
+        devices.get(device).write(made.memory, np.ascontiguousarray(dt.to_storage(array, dtype)))
+    return graph.buffer(made, array.shape)
+
+
 def to_numpy(node: Node) -> np.ndarray[Any, Any]:
     """The values of `node` as a new array of its shape (bfloat16 as float32)."""
     result = realize([node])[0]
-    stored = _read(result.arg)[:result.size]
-    return dt.from_storage(stored.reshape(result.shape), result.dtype)
-
-
-def _read(memory: Buffer) -> np.ndarray[Any, Any]:
-    """The stored elements of a buffer."""
-    if memory.memory is None:
-        raise BufferError_(message("read", f"a tensor without memory ({memory.why_unreadable})",
-                                   "a computed tensor"))
-    out = np.empty(memory.size, memory.dtype.storage)
+    out = np.empty(result.shape, result.dtype.storage)
     if out.size:
-        devices.get(memory.device).read(memory.memory, out)
-    return out
-
-
-def realize(nodes: Sequence[Node]) -> list[Node]:
-    """Compute `nodes`; the result is one BUFFER node of the same shape for each."""
-    # a stand-in until the scheduler is in place: everything through the interpreter
-    wanted = list(dict.fromkeys([*nodes, *(n for n in graph.toposort(nodes) if n.op is Op.STORE)]))
-    done: dict[Node, Node] = {n: n for n in wanted if n.op is Op.BUFFER}
-    missing = [n for n in wanted if n not in done]
-    for node, value in zip(missing, interpret.evaluate_all(missing, _read), strict=True):
-        done[node] = node.src[0] if node.op is Op.STORE else from_numpy(value, node.dtype, node.device)
-        if node.op is Op.STORE and value.size:
-            data = np.ascontiguousarray(dt.to_storage(value, node.dtype))
-            devices.get(node.device).write(node.src[0].arg.memory, data)
-    return [done[n] for n in nodes]
+        devices.get(result.arg.device).read(memory_of(result.arg), out)
+    return dt.from_storage(out, result.dtype)

@@ -1,0 +1,178 @@
+"""Kernels to executables: code generation, the disk cache, and compiling on several cores.
+
+A kernel is compiled once per process. What is compiled is kept on disk under (kernel, target, version of the
+code generators), so a later process generates and compiles nothing. When several kernels are missing, forked
+children compile them side by side (the LLVM binding holds one lock per process, so threads would not help).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mygrad import codegen
+from mygrad.config import config
+from mygrad.errors import CompileError
+from mygrad.helpers import content_key
+from mygrad.kernel import Kernel, text
+from mygrad.program import Program, Target
+from mygrad.runtime import cache
+from mygrad.runtime import device as devices
+from mygrad.runtime.base import Runtime
+
+FORK_FROM = 3  # missing kernels from which a second process pays for its start
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A loaded program with what a launch must know of it."""
+
+    executable: Any
+    buffers: tuple[int, ...]
+    params: tuple[str, ...]
+    parallel: bool
+
+
+_loaded: dict[tuple[str, Kernel], Executable] = {}
+_version: list[str] = []
+statistics = {"compiled": 0, "from disk": 0}
+
+
+def executables(kernels: Sequence[Kernel], device: str) -> dict[Kernel, Executable]:
+    """Every kernel, compiled and loaded on the device."""
+    missing = [k for k in kernels if (device, k) not in _loaded]
+    if missing:
+        runtime = devices.get(device)
+        programs = _binaries(missing, runtime)
+        dump(missing, runtime.target)
+        for kernel, (program, _), loaded in zip(
+            missing, programs, runtime.load(programs), strict=True
+        ):
+            made = Executable(loaded, program.buffers, program.params, program.parallel)
+            _loaded[device, kernel] = made
+    return {k: _loaded[device, k] for k in kernels}
+
+
+def generate(kernel: Kernel, device: str) -> Program:
+    """The generated program of a kernel, with the text after each pass."""
+    return codegen.compile(kernel, devices.get(device).target)
+
+
+def _binaries(kernels: Sequence[Kernel], runtime: Runtime) -> list[tuple[Program, bytes]]:
+    if not runtime.caches_binaries:
+        return [_compile(k, runtime) for k in kernels]
+    disk = cache.default_cache()
+    keys = [_key(k, runtime.target) for k in kernels]
+    found = [_unpack(disk.get(key)) for key in keys]
+    missing = [i for i, entry in enumerate(found) if entry is None]
+    statistics["from disk"] += len(kernels) - len(missing)
+    statistics["compiled"] += len(missing)
+    compiled = _compile_all([kernels[i] for i in missing], runtime)
+    for i, made in zip(missing, compiled, strict=True):
+        found[i] = made
+        disk.put(keys[i], _pack(*made))
+    return found  # type: ignore[return-value]
+
+
+def _compile(kernel: Kernel, runtime: Runtime) -> tuple[Program, bytes]:
+    program = codegen.compile(kernel, runtime.target)
+    return program, runtime.compile(program)
+
+
+def _key(kernel: Kernel, target: Target) -> str:
+    if not _version:
+        here = Path(__file__).parent
+        files = sorted([*(here / "codegen").glob("*.py"), here / "expr.py", here / "kernel.py"])
+        _version.append(content_key(*(f.read_text() for f in files)))
+    return content_key(kernel.name, text(kernel), target, _version[0])
+
+
+def _pack(program: Program, binary: bytes) -> bytes:
+    about = {
+        "entry": program.entry,
+        "language": program.language,
+        "buffers": program.buffers,
+        "params": program.params,
+        "parallel": program.parallel,
+        "grid": program.grid,
+        "block": program.block,
+    }
+    return json.dumps(about).encode() + b"\n" + binary
+
+
+def _unpack(content: bytes | None) -> tuple[Program, bytes] | None:
+    if content is None:
+        return None
+    head, _, binary = content.partition(b"\n")
+    about = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(head).items()}
+    return Program(source="", **about), binary
+
+
+# --- several processes ---------------------------------------------------------------------------------------
+
+
+def _compile_all(kernels: Sequence[Kernel], runtime: Runtime) -> list[tuple[Program, bytes]]:
+    workers = min(runtime.target.threads, len(kernels))
+    can_fork = hasattr(os, "fork") and threading.active_count() == 1 and sys.platform == "linux"
+    if workers < 2 or len(kernels) < FORK_FROM or not can_fork:
+        return [_compile(k, runtime) for k in kernels]
+    children = [_start_child(kernels[n::workers], runtime) for n in range(1, workers)]
+    shares = [[_compile(k, runtime) for k in kernels[::workers]]]
+    shares += [_finish_child(*child) for child in children]
+    for n, share in enumerate(shares):
+        if (
+            share is None
+        ):  # a child that died is no reason to fail: its error shows here, if there is one
+            shares[n] = [_compile(k, runtime) for k in kernels[n::workers]]
+    return [shares[i % workers][i // workers] for i in range(len(kernels))]
+
+
+def _start_child(kernels: Sequence[Kernel], runtime: Runtime) -> tuple[int, int]:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writer)
+        return pid, reader
+    status = 1
+    try:
+        made = [_pack(*_compile(k, runtime)) for k in kernels]
+        with os.fdopen(writer, "wb") as pipe:
+            pickle.dump(made, pipe)
+        status = 0
+    finally:
+        os._exit(status)  # no cleanup of what belongs to the parent
+
+
+def _finish_child(pid: int, reader: int) -> list[tuple[Program, bytes]] | None:
+    with os.fdopen(reader, "rb") as pipe:
+        content = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        return None
+    return [_unpack(made) for made in pickle.loads(content)]  # type: ignore[misc]
+
+
+# --- looking inside ------------------------------------------------------------------------------------------
+
+
+def dump(kernels: Sequence[Kernel], target: Target) -> None:
+    """Write kernels and their sources into the folder MYGRAD_DUMP, if it is set."""
+    if not config.MYGRAD_DUMP:
+        return
+    folder = Path(config.MYGRAD_DUMP).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kernel in kernels:
+            program = codegen.compile(kernel, target)
+            for number, (name, content) in enumerate(program.stages):
+                path = folder / f"{kernel.name}.{number}_{name}.txt"
+                path.write_text(content)
+    except OSError as error:
+        raise CompileError(f"MYGRAD_DUMP: cannot write to {folder}: {error}") from error

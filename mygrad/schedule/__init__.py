@@ -1,0 +1,1 @@
+"""Graph to kernels: where does each value live?"""

@@ -1,0 +1,63 @@
+"""The cost function, in the open: every home is chosen by comparing two sums of these terms.
+
+All figures are nanoseconds, or nanoseconds per byte or per operation and element, on one core of a current
+processor. Only their ratios matter; they are rounded from measurements of the CPU backend.
+"""
+
+from __future__ import annotations
+
+from mygrad.helpers import prod
+from mygrad.ops import Op
+
+LAUNCH = 500.0  # one more kernel: its loops, its barrier
+BYTE = 0.05  # moving a byte between memory and registers
+OPERATION = 0.03  # a simple operation on one element of a vector
+TILE_REUSE = 16  # a register tile computes a shared operand once for about this many results
+EPILOGUE_ROWS = 32  # rows a row kernel needs, so that threads can share them
+SMALL = 16384  # elements below which a kernel runs on one thread anyway
+MAX_OPERATIONS = 300  # in the expression of one value: compile time grows with it
+MAX_LEAVES = 24  # arrays read by the expression of one value: kernel arguments
+
+WEIGHT: dict[Op, float] = {
+    Op.CAST: 0.5,
+    Op.BITCAST: 0.0,
+    Op.NEG: 0.5,
+    Op.DIV: 4.0,
+    Op.SQRT: 4.0,
+    Op.EXP: 10.0,
+    Op.LOG: 10.0,
+    Op.SIN: 12.0,
+    Op.IDIV: 20.0,
+    Op.MOD: 20.0,
+    Op.GATHER: 3.0,
+}
+
+
+def weight(op: Op) -> float:
+    """Operations that one evaluation counts for."""
+    return WEIGHT.get(op, 1.0)
+
+
+def evaluations(own: int, space: int) -> float:
+    """How often a value is computed inside loops over `space` points when it depends on axes with `own`
+    points in all: a register tile shares it among TILE_REUSE neighbours."""
+    return own * max(1.0, space / max(own, 1) / TILE_REUSE)
+
+
+def inline(times: float, operations: float, leaf_bytes: float) -> float:
+    """Computing a value `times` times where it is read. `leaf_bytes` is read for each computation."""
+    return times * (operations * OPERATION + leaf_bytes * BYTE)
+
+
+def stored(
+    size: int, itemsize: int, operations: float, leaf_bytes: float, reads: float, fused: bool
+) -> float:
+    """Computing a value once, writing it, and reading it `reads` times. `fused`: some kernel computes it
+    anyway, so that only the writing is added."""
+    own = 0.0 if fused else LAUNCH + size * leaf_bytes * BYTE
+    return own + size * (operations * OPERATION + itemsize * BYTE) + reads * itemsize * BYTE
+
+
+def extents(axes: object) -> int:
+    """Number of points of a collection of AXIS expressions."""
+    return prod(a.arg[1] for a in axes)  # type: ignore[attr-defined]

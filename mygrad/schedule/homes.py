@@ -1,0 +1,470 @@
+"""Where does each value live? The choice of homes, which *is* scheduling.
+
+The graph is visited consumers first. When a node is reached, every place that reads it is known as a *demand*:
+which kernel, at which index over the kernel's axes, under which condition, inside which loops. From the demands
+follow the homes it can have:
+
+    inline     computed wherever it is read: movement always, elementwise values when that is cheaper
+    register   a reduction computed inside the loops of the one kernel that reads it, when each of its elements
+               belongs to one point of the kernel's outer axes (softmax, norms, epilogues of a matmul)
+    buffer     memory: the node is the root of a kernel of its own, or one more output of a kernel that
+               computes it anyway
+
+Every kernel keeps the reason why it exists. The numbers behind the choices stand in cost.py.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mygrad import expr, movement
+from mygrad.expr import Expr
+from mygrad.graph import Node, toposort
+from mygrad.helpers import Shape, strides_of
+from mygrad.ops import ALU, MOVEMENT, SOURCE, Op
+from mygrad.schedule import cost
+
+Index = tuple[Expr, ...]
+STEPS = frozenset({Op.HOST, Op.SORT, Op.COPY})  # not loop nests: whole steps of a plan
+
+
+@dataclass(eq=False)
+class Group:
+    """A kernel being formed. `index` says which element of `root` a point of `axes` computes; `outputs` maps
+    every stored node to its index over the axes; `reads` are the groups whose results it loads."""
+
+    root: Node
+    axes: tuple[Expr, ...]
+    index: Index
+    reason: str
+    outputs: dict[Node, Index] = field(default_factory=dict)
+    reads: set[Group] = field(default_factory=set)
+    rows: list[frozenset[Expr]] = field(
+        default_factory=list
+    )  # axes of inner reductions, a nested chain
+    heavy: bool = False  # has a reduction that reads its operands many times
+    initial: bool = False  # computes the first operand of a SCATTER, in the place of the result
+    fresh_axes: int = 0
+
+    def new_axes(self, shape: Iterable[int]) -> Index:
+        """An unused axis per extent, or the constant 0 for extents of 1."""
+        made = []
+        for extent in shape:
+            made.append(expr.const(0) if extent == 1 else expr.axis(self.fresh_axes, extent))
+            self.fresh_axes += extent != 1
+        return tuple(made)
+
+    def depends_on(self, others: set[Group]) -> bool:
+        """Whether this group reads, directly or not, what one of the others computes."""
+        seen: set[Group] = set()
+        work = [self]
+        while work:
+            group = work.pop()
+            if group in others:
+                return True
+            work += [g for g in group.reads if g not in seen]
+            seen |= group.reads
+        return False
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One read of a node: by which group, at which index, under which condition, inside which loops.
+
+    `combiner` is the reduction operator if only movement stands between this read and that reduction.
+    """
+
+    group: Group
+    index: Index
+    conditional: bool
+    scope: frozenset[Expr]
+    combiner: Op | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a value before homes are chosen: the cost of computing it from its leaves."""
+
+    operations: float
+    leaves: frozenset[Node]
+
+
+class Homes:
+    """The result: `group_of` maps every node that lives in a buffer to the group that computes it;
+    `groups` holds all groups, in no order."""
+
+    def __init__(self, roots: Sequence[Node]) -> None:
+        self.roots = frozenset(roots)
+        self.order = toposort(roots)
+        self.must: dict[Node, str] = {}
+        self.facts: dict[Node, Facts] = {}
+        self.demands: dict[Node, list[Demand]] = defaultdict(list)
+        self.group_of: dict[Node, Group] = {}
+        self.groups: list[Group] = []
+        self._gather_facts()
+        for node in reversed(self.order):
+            if node.op not in SOURCE or (node in self.must and node.op is not Op.BUFFER):
+                self._place(node)
+        self._order_stores()
+        self._merge_siblings()
+
+    # --- before: what must be in memory, and what recomputing costs -------------------------------------
+
+    def _gather_facts(self) -> None:
+        for root in self.roots:
+            self.must[root] = "asked for"
+        for node in self.order:
+            reason = _forced(node)
+            if reason:
+                self.must.setdefault(node, reason)
+            if node.op in STEPS or node.op is Op.STORE:
+                for s in node.src:
+                    if s.op is not Op.BUFFER:
+                        self.must.setdefault(s, f"{node.op.name.lower()} reads whole arrays")
+            facts = self._facts(node)
+            if node not in self.must and node.op in ALU:
+                if facts.operations > cost.MAX_OPERATIONS:
+                    self.must[node] = (
+                        f"more than {cost.MAX_OPERATIONS} operations in one expression"
+                    )
+                elif len(facts.leaves) > cost.MAX_LEAVES:
+                    self.must[node] = f"more than {cost.MAX_LEAVES} arrays in one expression"
+            self.facts[node] = Facts(0.0, frozenset((node,))) if node in self.must else facts
+
+    def _facts(self, node: Node) -> Facts:
+        if node.op in (Op.CONST, Op.IOTA, Op.VARIABLE):
+            return Facts(0.0, frozenset())
+        if node.op not in ALU and node.op not in MOVEMENT and node.op is not Op.GATHER:
+            return Facts(0.0, frozenset((node,)))
+        src = [self.facts[s] for s in node.src]
+        own = 0.0 if node.op in MOVEMENT else cost.weight(node.op)
+        return Facts(
+            own + sum(f.operations for f in src), frozenset().union(*(f.leaves for f in src))
+        )
+
+    # --- one node -----------------------------------------------------------------------------------------
+
+    def _place(self, node: Node) -> None:
+        demands = self.demands.pop(node, [])
+        if node in self.must:
+            self._store(node, demands, self.must[node])
+        elif node.op in MOVEMENT:
+            self._pass_on(node, demands)
+        elif node.op is Op.REDUCE:
+            self._place_reduce(node, demands)
+        else:
+            self._place_elementwise(node, demands)
+
+    def _place_elementwise(self, node: Node, demands: list[Demand]) -> None:
+        times = sum(_evaluations(d) for d in demands)
+        if times <= node.size and len({d.group for d in demands}) == 1:
+            self._pass_on(node, demands)
+            return
+        facts = self.facts[node]
+        leaf_bytes = sum(
+            min(x.size, node.size) / max(node.size, 1) * x.dtype.itemsize for x in facts.leaves
+        )
+        orphans = [
+            x
+            for x in facts.leaves
+            if x.op is Op.REDUCE and x.size >= node.size and not self._one_row_kernel(demands, node)
+        ]
+        inline = cost.inline(times, facts.operations, leaf_bytes)
+        inline += sum(x.size * x.dtype.itemsize * cost.BYTE + cost.LAUNCH for x in orphans)
+        fused = bool(orphans) or self._host_group(node, demands) is not None
+        stored = cost.stored(
+            node.size, node.dtype.itemsize, facts.operations, leaf_bytes, times, fused
+        )
+        if inline <= stored:
+            self._pass_on(node, demands)
+        else:
+            self._store(
+                node,
+                demands,
+                f"read {times / max(node.size, 1):.3g} times an element: keeping it "
+                f"costs {stored / 1e3:.3g} us, computing it again {inline / 1e3:.3g} us",
+            )
+
+    def _one_row_kernel(self, demands: list[Demand], node: Node) -> bool:
+        return (
+            len({(d.group, d.index) for d in demands}) == 1
+            and _covered(demands[0], node) is not None
+        )
+
+    def _place_reduce(self, node: Node, demands: list[Demand]) -> None:
+        if self._merges(node, demands):
+            self._pass_on(node, demands)
+            return
+        groups = {d.group for d in demands}
+        if len(groups) == 1:
+            why_not = self._why_not_register(node, demands)
+            if why_not is None:
+                self._enter_rows(node, demands[0])
+                self._pass_on(node, demands[:1])
+                return
+        else:
+            why_not = f"{len(groups)} kernels read it"
+        self._store(node, demands, f"a reduction that cannot stay in registers: {why_not}")
+
+    def _merges(self, node: Node, demands: list[Demand]) -> bool:
+        """A sum of sums, with at most zero padding between them, is one sum."""
+        if len(demands) != 1 or demands[0].combiner is not node.arg[0]:
+            return False
+        only_sums = node.arg[0] is Op.ADD or not demands[0].conditional
+        return only_sums and cost.extents(demands[0].scope) <= 4 * node.size
+
+    def _why_not_register(self, node: Node, demands: list[Demand]) -> str | None:
+        first = demands[0]
+        if any(d.index != first.index for d in demands):
+            return "it is read at several places"
+        rows = _covered(first, node)
+        if rows is None:
+            return "its elements would be computed again and again in its reader's loops"
+        group = first.group
+        if not _joinable(group):
+            return f"{group.root.op.name.lower()} runs in its own loops"
+        if len(rows) < len(group.axes):
+            if cost.extents(rows) < cost.EPILOGUE_ROWS and _work(node) > cost.SMALL:
+                return f"only {cost.extents(rows)} rows to share among threads"
+        elif self._is_heavy(node) and group.heavy:
+            return "its reader already holds a large reduction"
+        if not _nested(rows, group.rows):
+            return "its rows cut across the rows of another reduction"
+        return None
+
+    def _is_heavy(self, node: Node) -> bool:
+        leaves = self.facts[node.src[0]].leaves
+        return _work(node) > 2 * max((x.size for x in leaves), default=0)
+
+    def _enter_rows(self, node: Node, demand: Demand) -> None:
+        rows = _covered(demand, node)
+        assert rows is not None
+        demand.group.rows.append(rows)
+        if node.op is Op.REDUCE and len(rows) == len(demand.group.axes):
+            demand.group.heavy |= self._is_heavy(node)
+
+    # --- buffers --------------------------------------------------------------------------------------------
+
+    def _store(self, node: Node, demands: list[Demand], reason: str) -> None:
+        host = self._host_group(node, demands)
+        if host is not None:
+            mine = next(d for d in demands if d.group is host)
+            self._enter_rows(node, mine)
+            host.outputs[node] = mine.index
+            group = host
+        else:
+            group = self._new_group(
+                node, reason, node.src[1].shape if node.op is Op.SCATTER else node.shape
+            )
+            mine = Demand(group, group.index, False, frozenset(group.axes))
+        self.group_of[node] = group
+        for d in demands:
+            if d.group is not group:
+                d.group.reads.add(group)
+        if node.op not in STEPS and node.op not in SOURCE:
+            self._pass_on(node, [mine])
+        elif node.op in STEPS:
+            for s in node.src:
+                self.demands[s].append(Demand(group, (), True, frozenset()))
+        if node.op is Op.SCATTER:
+            first = self._new_group(
+                node, "a scatter starts from a copy of its first operand", node.shape
+            )
+            first.initial = True
+            group.reads.add(first)
+            self.demands[node.src[0]].append(
+                Demand(first, first.index, False, frozenset(first.axes))
+            )
+
+    def _new_group(self, node: Node, reason: str, shape: Shape) -> Group:
+        group = Group(node, (), (), reason)
+        if node.op not in STEPS:
+            group.index = group.new_axes(shape)
+            group.axes = tuple(i for i in group.index if i.op is Op.AXIS)
+        group.outputs[node] = group.index
+        group.heavy = node.op is Op.REDUCE and self._is_heavy(node)
+        self.groups.append(group)
+        return group
+
+    def _host_group(self, node: Node, demands: list[Demand]) -> Group | None:
+        """A group that computes all of the node anyway, so that storing it there costs one write."""
+        if node.op in STEPS or node.op in (Op.SCATTER, Op.SCAN, Op.STORE) or node.size == 0:
+            return None
+        groups = dict.fromkeys(d.group for d in demands)
+        for group in groups:
+            mine = [d for d in demands if d.group is group]
+            others = set(groups) - {group}
+            if (
+                not any(d.conditional for d in mine)
+                and self._fits(node, mine)
+                and not (others and group.depends_on(others))
+            ):
+                return group
+        return None
+
+    def _fits(self, node: Node, demands: list[Demand]) -> bool:
+        if node.op is Op.REDUCE or self._has_reduce(node):
+            return self._why_not_register(node, demands) is None
+        first = demands[0]
+        rows = _covered(first, node)
+        return (
+            rows is not None
+            and len(rows) == len(first.group.axes)
+            and _joinable(first.group)
+            and all(d.index == first.index for d in demands)
+        )
+
+    def _has_reduce(self, node: Node) -> bool:
+        return any(x.op is Op.REDUCE for x in self.facts[node].leaves - {node})
+
+    # --- after: what the visit could not see ---------------------------------------------------------------
+
+    def _order_stores(self) -> None:
+        """A STORE into a buffer runs after everything that reads the buffer's old content."""
+        for node in self.order:
+            if node.op is Op.STORE:
+                mine = self.group_of[node]
+                mine.reads |= {d.group for d in self.demands[node.src[0]]} - {mine}
+
+    def _merge_siblings(self) -> None:
+        """Reductions over the same loops that read the same array become outputs of one kernel."""
+        alike: dict[tuple[Shape, Shape, tuple[int, ...]], list[Group]] = defaultdict(list)
+        for group in self.groups:
+            root = group.root
+            if root.op is Op.REDUCE and not (group.initial or group.heavy):
+                alike[root.shape, root.src[0].shape, root.arg[1]].append(group)
+        for candidates in alike.values():
+            kept: list[Group] = []
+            for group in candidates:
+                target = next((k for k in kept if self._siblings(k, group)), None)
+                if target is None:
+                    kept.append(group)
+                else:
+                    self._absorb(target, group)
+
+    def _siblings(self, a: Group, b: Group) -> bool:
+        read_a, read_b = (self.facts[g.root.src[0]].leaves for g in (a, b))
+        shared = any(x.size * 2 >= _work(a.root) for x in read_a & read_b)
+        return shared and not a.depends_on({b}) and not b.depends_on({a})
+
+    def _absorb(self, target: Group, group: Group) -> None:
+        target.outputs.update(group.outputs)
+        target.reads |= group.reads
+        target.rows += group.rows
+        self.groups.remove(group)
+        for node in group.outputs:
+            self.group_of[node] = target
+        for other in self.groups:
+            if group in other.reads:
+                other.reads.remove(group)
+                other.reads.add(target)
+
+    # --- what reading a node demands of its operands -----------------------------------------------------
+
+    def _pass_on(self, node: Node, demands: Iterable[Demand]) -> None:
+        for d in demands:
+            for source, demand in _operand_demands(node, d):
+                if demand not in self.demands[source]:
+                    self.demands[source].append(demand)
+
+    def add_copy(self, copy: Node, reader: Group) -> None:
+        """Give `copy`, a padded copy of something that is in memory, a buffer and a group."""
+        if copy not in self.group_of:
+            reason = f"a zero-padded copy, so that {reader.root.op.name.lower()} reads without conditions"
+            self.group_of[copy] = self._new_group(copy, reason, copy.shape)
+
+
+def _forced(node: Node) -> str:
+    if node.op in STEPS:
+        return f"{node.op.name.lower()} is a step of its own"
+    if node.op in (Op.SCATTER, Op.SCAN, Op.STORE):
+        return f"{node.op.name.lower()} writes in its own order"
+    return "contiguous() asks for memory" if node.op is Op.CONTIGUOUS else ""
+
+
+def _joinable(group: Group) -> bool:
+    return group.root.op not in STEPS and group.root.op not in (Op.SCATTER, Op.SCAN, Op.STORE)
+
+
+def _work(node: Node) -> int:
+    """Elements a reduction reads."""
+    return node.src[0].size if node.op is Op.REDUCE else node.size
+
+
+def _evaluations(d: Demand) -> float:
+    free = frozenset().union(*(expr.free_axes(i) for i in d.index)) if d.index else frozenset()
+    own = cost.extents(free)
+    inside_reduction = any(a in free and a not in d.group.axes for a in d.scope)
+    return cost.evaluations(own, cost.extents(d.scope | free)) if inside_reduction else own
+
+
+def flat(index: Sequence[Expr], shape: Shape) -> Expr:
+    """The row-major element number of an index."""
+    total = expr.const(0)
+    for i, step in zip(index, strides_of(shape), strict=True):
+        total = total + i * step
+    return total
+
+
+def _covered(d: Demand, node: Node) -> frozenset[Expr] | None:
+    """The group axes whose points are the elements of the node, one to one; None where it is not so."""
+    if d.conditional or not d.index and node.shape:
+        return None
+    terms, constant = expr.linear(flat(d.index, node.shape))
+    if constant or any(t not in d.group.axes for t in terms):
+        return None
+    reach = 1
+    for axis, step in sorted(terms.items(), key=lambda item: item[1]):
+        if step != reach:
+            return None
+        reach *= axis.arg[1]
+    return frozenset(terms) if reach == max(node.size, 1) else None
+
+
+def _nested(rows: frozenset[Expr], chain: list[frozenset[Expr]]) -> bool:
+    return all(rows <= other or other <= rows for other in chain)
+
+
+def _operand_demands(node: Node, d: Demand) -> list[tuple[Node, Demand]]:
+    if node.op in MOVEMENT:
+        index, valid = movement.index(node.op, node.src[0].shape, node.arg, d.index)
+        conditional = d.conditional or valid is not None
+        return [(node.src[0], Demand(d.group, index, conditional, d.scope, d.combiner))]
+    if node.op is Op.REDUCE:
+        axes = node.arg[1]
+        bound = d.group.new_axes(node.src[0].shape[a] for a in axes)
+        index = insert(d.index, axes, bound)
+        free = frozenset().union(*(expr.free_axes(i) for i in index))
+        return [(node.src[0], Demand(d.group, index, d.conditional, free, node.arg[0]))]
+    if node.op is Op.SCAN:
+        index = d.index
+        return [(node.src[0], Demand(d.group, index, d.conditional, d.scope))]
+    if node.op is Op.GATHER:
+        picked = _opaque(d.index)
+        index = d.index[: node.arg] + (picked,) + d.index[node.arg + 1 :]
+        return [
+            (node.src[1], Demand(d.group, d.index, d.conditional, d.scope)),
+            (node.src[0], Demand(d.group, index, True, d.scope)),
+        ]
+    if node.op is Op.SCATTER:
+        mine = Demand(d.group, d.index, d.conditional, d.scope)
+        return [(node.src[1], mine), (node.src[2], mine)]
+    return [(s, Demand(d.group, d.index, d.conditional, d.scope)) for s in node.src]
+
+
+def _opaque(index: Index) -> Expr:
+    """Some number that depends on all of an index: what a gather reads at, before it is known."""
+    total = expr.const(0)
+    for n, i in enumerate(index):
+        total = total + i * (2 * n + 1)
+    return expr.load("gathered", expr.dt.index, total)
+
+
+def insert(index: Index, axes: Sequence[int], bound: Index) -> Index:
+    """An index with `bound` inserted so that it stands at positions `axes` of the result."""
+    result = list(index)
+    for a, b in zip(axes, bound, strict=True):
+        result.insert(a, b)
+    return tuple(result)

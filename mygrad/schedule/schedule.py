@@ -1,0 +1,232 @@
+"""The whole way from a graph to an ordered list of steps with planned memory.
+
+    schedule(roots) -> Schedule
+        steps      kernels, host calls and copies between devices, in order
+        memories   every array the steps touch: inputs, results, and intermediates at offsets of an arena
+        results    which memory holds each root
+
+A Schedule refers to no node and no buffer, so it serves every graph of the same structure (`key`): its inputs
+are numbered in the order in which `key` meets the BUFFER nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mygrad import graph
+from mygrad.dtype import DType
+from mygrad.errors import InternalError
+from mygrad.graph import HostCall, Node
+from mygrad.helpers import UNKNOWN, Location, Shape
+from mygrad.kernel import Kernel
+from mygrad.ops import Op
+from mygrad.schedule import memory
+from mygrad.schedule.build import Builder, Built
+from mygrad.schedule.homes import STEPS, Group, Homes
+from mygrad.schedule.simplify import simplify
+
+PIPELINE = ("simplify the graph", "choose homes", "build kernels", "order", "plan memory")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An array of a plan. `kind`: input (the `number`-th BUFFER), result (made anew for each run, kept by the
+    user), separate (made anew for each run: host calls touch it), or temporary (at byte `number` of the
+    device's arena)."""
+
+    kind: str
+    number: int
+    dtype: DType
+    shape: Shape
+    device: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        size = self.dtype.itemsize
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step. `what` is a Kernel, a HostCall, or the word "sort" or "copy" with `arg`; `arguments` number the
+    memories: those of the kernel's slots, or the operands and last the result."""
+
+    what: Kernel | HostCall | str
+    arguments: tuple[int, ...]
+    device: str
+    arg: Any = None
+    reason: str = ""
+    location: Location = UNKNOWN
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An ordered, planned program; see the module's docstring."""
+
+    steps: tuple[Step, ...]
+    memories: tuple[Memory, ...]
+    results: tuple[int, ...]
+    arena_bytes: dict[str, int]
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory the plan needs beside its inputs: arenas and results."""
+        results = {i for i in self.results if self.memories[i].kind == "result"}
+        return sum(self.arena_bytes.values()) + sum(self.memories[i].nbytes for i in results)
+
+
+def inputs(roots: Sequence[Node]) -> list[Node]:
+    """The BUFFER nodes below the roots, in the order of a Schedule's inputs."""
+    return [n for n in graph.toposort(roots) if n.op is Op.BUFFER]
+
+
+def key(roots: Sequence[Node]) -> tuple[Hashable, list[Node]]:
+    """What a schedule depends on, hashable: the structure of the graph with buffers abstracted to slots.
+    Also the BUFFER nodes in slot order."""
+    number: dict[Node, int] = {}
+    rows: list[Hashable] = []
+    buffers: list[Node] = []
+    for node in graph.toposort(roots):
+        number[node] = len(rows)
+        if node.op is Op.BUFFER:
+            buffers.append(node)
+            rows.append((node.shape, node.dtype, node.device))
+        elif node.op is Op.DETACH:
+            number[node] = number[node.src[0]]  # only gradients see it
+        else:
+            arg = repr(node.arg) if node.op is Op.CONST else node.arg
+            rows.append((node.op, arg, node.shape, node.dtype, *[number[s] for s in node.src]))
+    rows.append(tuple(number[r] for r in roots))
+    return tuple(rows), buffers
+
+
+def schedule(roots: Sequence[Node], device: str) -> Schedule:
+    """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a device
+    are computed on `device`."""
+    slots = {node: i for i, node in enumerate(inputs(roots))}
+    simple = simplify(roots)
+    homes = Homes([r for r in simple if r.op is not Op.BUFFER])
+    built: dict[Group, Built | None] = {}
+    while len(built) < len(homes.groups):  # building may add groups: padded copies
+        for group in list(homes.groups):
+            if group not in built:
+                built[group] = (
+                    None
+                    if group.root.op in STEPS or _is_empty(group)
+                    else Builder(homes, group).build()
+                )
+    return _Planner(_ordered(homes, built), slots, device).plan(simple)
+
+
+def _is_empty(group: Group) -> bool:
+    return all(0 in node.shape for node in group.outputs)
+
+
+def _ordered(homes: Homes, built: dict[Group, Built | None]) -> list[tuple[Group, Built | None]]:
+    """Operands first; otherwise in the order in which the user wrote things down."""
+    position = {node: i for i, node in enumerate(homes.order)}
+    for group, kernel in built.items():
+        sources = group.root.src if kernel is None else kernel.arguments
+        others = [n for n in sources if n in homes.group_of and n not in group.outputs]
+        group.reads |= {homes.group_of[n] for n in others}
+    rank = {
+        g: position.get(g.root, position.get(g.root.src[0], 0) if g.root.src else 0) for g in built
+    }
+    done: dict[Group, bool] = {}
+    result: list[Group] = []
+    work = sorted(built, key=lambda g: -rank[g])
+    while work:
+        group = work[-1]
+        if group not in done:
+            done[group] = False
+            work += sorted((g for g in group.reads if g not in done), key=lambda g: -rank[g])
+            continue
+        work.pop()
+        if not done[group]:
+            done[group] = True
+            if any(not done.get(g) for g in group.reads):
+                raise InternalError(
+                    f"schedule: kernels depend on each other in a circle at {group.root!r}"
+                )
+            result.append(group)
+    return [(g, built[g]) for g in result]
+
+
+class _Planner:
+    """Numbers memories and plans the arena for groups in order."""
+
+    def __init__(
+        self, groups: list[tuple[Group, Built | None]], slots: dict[Node, int], device: str
+    ) -> None:
+        self.groups = groups
+        self.slots = slots
+        self.device = device
+        self.number: dict[Node, int] = {}
+        self.nodes: list[Node] = []
+
+    def plan(self, roots: Sequence[Node]) -> Schedule:
+        """The finished schedule."""
+        steps = [self._step(group, kernel) for group, kernel in self.groups]
+        results = tuple(self._memory(r.src[0] if r.op is Op.STORE else r) for r in roots)
+        ordered = tuple(s for s in steps if s is not None)
+        separate = {i for s in ordered if not isinstance(s.what, Kernel) for i in s.arguments}
+        offsets, arenas = self._place(ordered, set(results) | separate)
+        memories = tuple(
+            self._describe(i, node, set(results), offsets) for i, node in enumerate(self.nodes)
+        )
+        return Schedule(ordered, memories, results, arenas)
+
+    def _memory(self, node: Node) -> int:
+        if node not in self.number:
+            self.number[node] = len(self.nodes)
+            self.nodes.append(node)
+        return self.number[node]
+
+    def _step(self, group: Group, kernel: Built | None) -> Step | None:
+        node = group.root
+        if kernel is not None:
+            arguments = tuple(self._memory(n) for n in kernel.arguments)
+            return Step(
+                kernel.kernel, arguments, self._device(node), None, group.reason, node.location
+            )
+        if node.op not in STEPS:
+            for output in group.outputs:  # empty: nothing to compute, but it exists
+                self._memory(output)
+            return None
+        arguments = tuple(self._memory(n) for n in (*node.src, node))
+        what = node.arg if node.op is Op.HOST else node.op.name.lower()
+        return Step(what, arguments, self._device(node), node.arg, group.reason, node.location)
+
+    def _place(
+        self, steps: tuple[Step, ...], own: set[int]
+    ) -> tuple[dict[int, int], dict[str, int]]:
+        life: dict[int, list[int]] = {}
+        for position, step in enumerate(steps):
+            for i in step.arguments:
+                life.setdefault(i, [position, position])[1] = position
+        offsets: dict[int, int] = {}
+        arenas: dict[str, int] = {}
+        temporary = [i for i in life if i not in own and self.nodes[i].op is not Op.BUFFER]
+        for device in dict.fromkeys(self._device(self.nodes[i]) for i in temporary):
+            mine = [i for i in temporary if self._device(self.nodes[i]) == device]
+            needs = [memory.Lifetime(self._nbytes(i), *life[i]) for i in mine]
+            placed, arenas[device] = memory.place(needs)
+            offsets.update(zip(mine, placed, strict=True))
+        return offsets, arenas
+
+    def _device(self, node: Node) -> str:
+        return node.device or self.device
+
+    def _nbytes(self, i: int) -> int:
+        return max(1, self.nodes[i].size * self.nodes[i].dtype.itemsize)
+
+    def _describe(self, i: int, node: Node, results: set[int], offsets: dict[int, int]) -> Memory:
+        if node.op is Op.BUFFER:
+            return Memory("input", self.slots[node], node.dtype, node.shape, self._device(node))
+        kind = "result" if i in results else "temporary" if i in offsets else "separate"
+        return Memory(kind, offsets.get(i, 0), node.dtype, node.shape, self._device(node))

@@ -1,0 +1,140 @@
+"""Graph to smaller graph, before homes are chosen: every rule keeps the value bit for bit.
+
+constants are folded:              CONST + CONST, CAST(CONST), movement of a CONST
+operations that do nothing vanish: x * 1, x / 1, -(-x), where(True, a, b), no-op movement
+movement after movement merges:    RESHAPE(RESHAPE(x)), PERMUTE(PERMUTE(x)) ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mygrad import graph, movement, numeric
+from mygrad.graph import Node
+from mygrad.ops import ALU, MOVEMENT, Op
+
+Rule = Callable[[Node], "Node | None"]
+
+
+def simplify(roots: Sequence[Node]) -> list[Node]:
+    """The roots with every rule applied everywhere; new nodes keep the user's line of the old ones."""
+    done: dict[Node, Node] = {}
+    for node in graph.toposort(roots):
+        src = tuple(done[s] for s in node.src)
+        result = node if src == node.src else graph.rebuild(node, src)
+        while True:
+            changed = next(
+                (n for n in (rule(result) for rule in _rules(result.op)) if n is not None), None
+            )
+            if changed is None or changed is result:
+                break
+            result = changed
+        if result is not node and result.op is not Op.BUFFER and result not in done:
+            result.location = node.location
+        done[node] = result
+    return [done[root] for root in roots]
+
+
+def _rules(op: Op) -> tuple[Rule, ...]:
+    if op in ALU:
+        return _ALU_RULES.get(op, (_fold,))
+    return _MOVEMENT_RULES if op in MOVEMENT else _OTHER_RULES.get(op, ())
+
+
+def _is_const(node: Node, value: float) -> bool:
+    return (
+        node.op is Op.CONST
+        and node.arg == value
+        and (value != 0 or not np.signbit(float(node.arg)))
+    )
+
+
+def _fold(node: Node) -> Node | None:
+    if any(s.op is not Op.CONST for s in node.src) or node.op is Op.BITCAST:
+        return None
+    operands = [np.asarray(s.arg, numeric.value_dtype(s.dtype)) for s in node.src]
+    with np.errstate(all="ignore"):
+        value = numeric.evaluate_alu(node.op, operands, node.dtype)
+    return graph.const(value.item(), node.dtype, node.shape)
+
+
+def _times_one(node: Node) -> Node | None:
+    a, b = node.src
+    return a if _is_const(b, 1) else b if _is_const(a, 1) else None
+
+
+def _plus_zero(node: Node) -> Node | None:
+    """x + 0 for integers; for floats only x + -0.0, because -0.0 + 0.0 is 0.0."""
+    for x, zero in (node.src, node.src[::-1]):
+        if (
+            zero.op is Op.CONST
+            and zero.arg == 0
+            and (node.dtype.is_int or np.signbit(float(zero.arg)))
+        ):
+            return x
+    return None
+
+
+def _divide_by_one(node: Node) -> Node | None:
+    return node.src[0] if _is_const(node.src[1], 1) else None
+
+
+def _negate_twice(node: Node) -> Node | None:
+    return node.src[0].src[0] if node.src[0].op is Op.NEG else None
+
+
+def _known_condition(node: Node) -> Node | None:
+    condition, a, b = node.src
+    if condition.op is Op.CONST:
+        return a if condition.arg else b
+    return a if a is b else None
+
+
+_ALU_RULES: dict[Op, tuple[Rule, ...]] = {
+    Op.MUL: (_fold, _times_one),
+    Op.ADD: (_fold, _plus_zero),
+    Op.DIV: (_fold, _divide_by_one),
+    Op.NEG: (_fold, _negate_twice),
+    Op.WHERE: (_known_condition,),
+}
+
+
+def _move_constant(node: Node) -> Node | None:
+    x = node.src[0]
+    if x.op is not Op.CONST:
+        return None
+    if node.op in (Op.PAD, Op.UNWINDOW) and not _is_const(x, 0):
+        return None
+    return graph.const(x.arg, x.dtype, node.shape)
+
+
+def _merge_moves(node: Node) -> Node | None:
+    x = node.src[0]
+    if x.op not in MOVEMENT:
+        return None
+    merged = movement.merge(x.op, x.arg, node.op, node.arg, x.src[0].shape)
+    return None if merged is None else graph.move(merged[0], x.src[0], merged[1])
+
+
+def _drop_move(node: Node) -> Node | None:
+    return node.src[0] if movement.is_noop(node.op, node.src[0].shape, node.arg) else None
+
+
+_MOVEMENT_RULES: tuple[Rule, ...] = (_move_constant, _drop_move, _merge_moves)
+
+
+def _reduce_units(node: Node) -> Node | None:
+    """A reduction over axes of extent 1 only reshapes."""
+    x = node.src[0]
+    if all(x.shape[a] == 1 for a in node.arg[1]):
+        return graph.move(Op.RESHAPE, x, node.shape)
+    return None
+
+
+def _drop_mark(node: Node) -> Node | None:
+    return node.src[0]
+
+
+_OTHER_RULES: dict[Op, tuple[Rule, ...]] = {Op.REDUCE: (_reduce_units,), Op.DETACH: (_drop_mark,)}
