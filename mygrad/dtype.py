@@ -117,11 +117,11 @@ def parse(value: DType | str | type | np.dtype[Any]) -> DType:
     if isinstance(value, str) and value in _BY_NAME:
         return _BY_NAME[value]
     if isinstance(value, type) and value in (float, int, bool):  # np.dtype("float64") == float
-        return {float: default_float, int: default_int, bool: bool_}[value]  # type: ignore[index]
+        return {float: default_float, int: default_int, bool: bool_}[value]
     if str(value) == "bfloat16":  # ml_dtypes
         return bfloat16
-    try:
-        found = _BY_NUMPY.get(np.dtype(value).newbyteorder("="))
+    try:  # NumPy takes None for float64
+        found = None if value is None else _BY_NUMPY.get(np.dtype(value).newbyteorder("="))
     except TypeError:
         found = None
     if found is None:
