@@ -18,11 +18,11 @@
     STORE                    (buffer, x)        None                       x written into that BUFFER
     COPY                     (x,)               device name                same, on another device
     HOST                     operands           HostCall                   as the HostCall declares
-    DETACH                   (x,)               None or a leaf's label     same; no gradient flows through
+    DETACH                   (x,)               None or a label            same; no gradient flows through
 
 GATHER reads x at index's own position with the coordinate along `axis` replaced by the index: all other
-extents of x and index agree. SCATTER is its transpose. The meaning of every op stands in ops.py. DETACH is no work and no memory: the
-scheduler drops it before it looks at structure. With a label it marks the value of a gradient leaf, so that two
+extents of x and index agree. SCATTER is its transpose. The meaning of every op stands in ops.py. DETACH is no
+work and no memory: the scheduler drops it before it looks at structure. With a label it marks the value of a gradient leaf, so that two
 leaves of equal value stay two nodes; that is where reverse mode collects.
 
 Interning: the key carries dtype, shape and the exact bits of constants, so `0.0`, `-0.0`, `0` and `False` are
@@ -404,8 +404,9 @@ def host(call: HostCall, *src: Node) -> Node:
     return _intern(Op.HOST, src, call, call.shape, call.dtype, _common_device(Op.HOST, src))
 
 
-def detach(x: Node, label: int | None = None) -> Node:
-    """x for the eyes, a constant for derivatives; with a label, the value of the gradient leaf of that label."""
+def detach(x: Node, label: object = None) -> Node:
+    """x for the eyes, a constant for derivatives. With a label (any object, by identity) a node of that
+    label's own, e.g. the value of a gradient leaf."""
     if label is None:
         if x.op is Op.DETACH:
             return detach(x.src[0])
