@@ -246,7 +246,7 @@ class _Renderer:
             if found is None:
                 found = self.one(part, [local[s] for s in self.operands(part)], at)
                 if part.src and (part in shared or len(found.text) > SHORT):
-                    found = self.variable(found, part.dtype)
+                    found = self.atom(found, part.dtype)
                 self.known[key] = found
             local[part] = found
         return local[e]
@@ -323,7 +323,7 @@ class _Renderer:
         elif e.op is Op.BITCAST:
             text = self.bitcast(texts[0], e.src[0].dtype, e.dtype, lanes)
         elif lanes == 1 and _cannot_wrap(e):
-            text = f"{texts[0]} {_PLAIN[e.op]} {texts[1]}"
+            return Text(_index(e.op, texts[0], texts[1]))
         else:
             text = self.operation(e.op, e.src[-1].dtype, e.dtype, texts, lanes)
         return Text(f"({self.rounded(e.op, text, e.dtype, lanes)})", lanes)
@@ -348,7 +348,8 @@ class _Renderer:
         if self.ctype(source) == self.ctype(dtype) and dtype is not dt.bool_:
             return text
         kinds = source.kind.replace("u", "i"), dtype.kind.replace("u", "i")
-        return self.fill(self.dialect.casts[(*kinds, lanes > 1)], dtype, lanes, a=text)
+        return self.fill(self.dialect.casts[(*kinds, lanes > 1)], dtype, lanes, a=text,
+                         A=self.ctype(source))
 
     def bitcast(self, text: str, source: DType, dtype: DType, lanes: int) -> str:
         bits = dt.uint16 if source in (dt.float16, dt.bfloat16) else source
@@ -358,7 +359,7 @@ class _Renderer:
             text = self.fill(self.dialect.bits, dt.uint16, lanes, a=text)
             return self.fill(f"@{dtype.name}_value($a)", dtype, lanes, a=text)
         if dtype is dt.bool_:
-            return self.cast(text, dt.uint8, dtype, lanes)
+            return self.cast(text, source, dtype, lanes)
         return self.fill(self.dialect.bits, dtype, lanes, a=text)
 
     # --- memory ------------------------------------------------------------------------------------
@@ -656,6 +657,20 @@ def _cannot_wrap(e: Expr) -> bool:
     if e.op in (Op.IDIV, Op.MOD):
         return (e.src[0].low or 0) >= 0 and e.src[0].low is not None and (e.src[1].low or 0) > 0
     return dt.index.min <= e.low and e.high <= dt.index.max
+
+
+def _index(op: Op, a: str, b: str) -> str:
+    """Index arithmetic on texts; the numbers of unrolled copies disappear into constants."""
+    x, y = (int(t.strip("()L")) if re.fullmatch(r"\(?-?\d+L\)?", t) else None for t in (a, b))
+    if x is not None and y is not None:
+        result = {Op.ADD: x + y, Op.MUL: x * y, Op.IDIV: x // (y or 1), Op.MOD: x % (y or 1)}[op]
+        return f"{result}L" if result >= 0 else f"({result}L)"
+    unit = 0 if op is Op.ADD else 1
+    if y == unit and op is not Op.MOD:
+        return a
+    if x == unit and op in (Op.ADD, Op.MUL):
+        return b
+    return f"({a} {_PLAIN[op]} {b})"
 
 
 def _identity(op: Op, dtype: DType) -> bool | int | float:

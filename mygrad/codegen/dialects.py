@@ -3,7 +3,7 @@
 A dialect says how types, arguments, loads, stores and operations are written. Its templates have `$T` for the
 type of the result, `$U` for the unsigned type of the same width (at least 32 bits for scalars, where C would
 promote to a signed int), `$n` for the number of lanes (nothing for scalars), `$a $b $c` for operands, `$p $i
-$v` for a pointer, an index and a value. `@name(` calls the helper function `name` for the type of the result;
+$v` for a pointer, an index and a value. `$A` is the scalar type of a cast's operand. `@name(` calls the helper function `name` for the type of the result;
 its definition is written in front of the kernel when it is used.
 
 Values are computed in `types`: bool as 0 or 1 in a byte; float16 and bfloat16 in float, rounded after every
@@ -128,7 +128,7 @@ _OPENCL_VECTOR: dict[Row, str] = {
     (Op.SQRT, "f"): "sqrt($a)",
     (Op.EXP, "f"): "exp($a)",
     (Op.LOG, "f"): "log($a)",
-    (Op.SIN, "f"): "sin($a)",
+    (Op.SIN, "f"): "@sine($a)",
     (Op.TRUNC, "f"): "trunc($a)",
     (Op.TRUNC, "i"): "$a",
     (Op.ADD, "f"): "$a + $b",
@@ -175,6 +175,12 @@ _OPENCL_HELPERS: dict[str, Helper] = {
                                   "    const uint$n nan = u | 0x400000u;\n"
                                   "    return select(as_float$n(r), as_float$n(nan), "
                                   "(u & 0x7fffffffu) > 0x7f800000u);"] * 2),
+    # PoCL saturates NaN to the smallest value instead of 0
+    **{f"saturate_{t}": Helper(1, "return a != a ? 0 : convert_${T}_sat(a);",
+                               "return select(convert_${T}_sat(a), ($T)(0), convert_$M(a != a));",
+                               parameter_type=f"{t}$n") for t in ("float", "double")},
+    # PoCL's sine of a vector is wrong in all lanes when one of them is large
+    "sine": Helper(1, "return sin(a);"),
     "bfloat16_bits": Helper(1, *["return convert_ushort$n(as_uint$n(@round_bfloat16(a)) >> 16);"] * 2,
                             parameter_type="float$n"),
     "bfloat16_value": Helper(1, *["return as_float$n(convert_uint$n(a) << 16);"] * 2,
@@ -208,10 +214,10 @@ OPENCL = Dialect(
     scalar=SCALAR,
     vector=_OPENCL_VECTOR,
     casts={**{(kind, "b", False): "($T)($a != 0)" for kind in "if"},
-           **{(kind, "b", True): "convert_$T(-($a != 0))" for kind in "if"},
+           **{(kind, "b", True): "convert_$T(-($a != ($A$n)(0)))" for kind in "if"},
            **{(a, b, vector): "convert_$T($a)"
               for a, b in ("if", "ff", "ii", "bi", "bf") for vector in (False, True)},
-           **{("f", "i", vector): "convert_${T}_sat($a)" for vector in (False, True)}},
+           **{("f", "i", vector): "@saturate_$A($a)" for vector in (False, True)}},
     bits="as_$T($a)",
     helpers=_OPENCL_HELPERS,
     reserved=frozenset(["max", "min", "exp", "log", "sin", "sqrt", "trunc", "select", "half", "fma"]),

@@ -161,7 +161,9 @@ class _Bound:
         self.arguments = launch.arguments
         self.memories: list[Any] = [None] * len(launch.arguments)
         self.params: tuple[int, ...] = ()
-        self.items = runtime.target.threads if self.program.parallel else 1
+        self.items = 1
+        if self.program.parallel:
+            self.items = max(1, min(runtime.target.threads, self.program.grid[0]))
 
     def bind(self, memories: Sequence[Any], params: Mapping[str, int]) -> None:
         """Set the arguments that changed."""
