@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 _README = Path(__file__).parent / "README.md"
 
 OPENCL = ["pyopencl[pocl]"]
-EXAMPLES = ["tqdm", "matplotlib", "safetensors"]
+EXAMPLES = ["tqdm", "matplotlib", "safetensors>=0.8"]
 TEST = ["pytest", "hypothesis", "ruff", "mypy", *EXAMPLES, *OPENCL]
 
 setup(

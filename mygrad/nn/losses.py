@@ -1,0 +1,121 @@
+"""Losses as Modules: `loss = CrossEntropyLoss()(logits, labels)`.
+
+`reduction` is "mean", "sum" or "none" in all of them. Formulas and options are PyTorch's.
+"""
+
+from __future__ import annotations
+
+from mygrad.errors import ConfigError, ShapeError, message
+from mygrad.nn.module import Module
+from mygrad.tensor import Tensor
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+class _Loss(Module):
+    def __init__(self, reduction: str = "mean") -> None:
+        if reduction not in _REDUCTIONS:
+            expected = ", ".join(_REDUCTIONS)
+            raise ConfigError(message(type(self).__name__, f"reduction={reduction!r}", expected))
+        self.reduction = reduction
+
+    def _reduce(self, losses: Tensor) -> Tensor:
+        if self.reduction == "none":
+            return losses
+        return losses.mean() if self.reduction == "mean" else losses.sum()
+
+    def _check(self, x: Tensor, target: Tensor) -> None:
+        if tuple(x.shape) != tuple(target.shape):
+            got = f"input {tuple(x.shape)} and target {tuple(target.shape)}"
+            raise ShapeError(
+                message(type(self).__name__, got, "equal shapes", "reshape one of them")
+            )
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"
+
+
+class MSELoss(_Loss):
+    """(x - y)^2."""
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        self._check(x, target)
+        difference = x - target
+        return self._reduce(difference * difference)
+
+
+class L1Loss(_Loss):
+    """|x - y|."""
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        self._check(x, target)
+        return self._reduce((x - target).abs())
+
+
+class SmoothL1Loss(_Loss):
+    """d^2 / (2 beta) where d = |x - y| < beta, else d - beta / 2. Girshick 2015, 1504.08083."""
+
+    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
+        super().__init__(reduction)
+        self.beta = beta
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        self._check(x, target)
+        d = (x - target).abs()
+        if self.beta == 0.0:
+            return self._reduce(d)
+        return self._reduce((d < self.beta).where(d * d * (0.5 / self.beta), d - 0.5 * self.beta))
+
+
+class BCEWithLogitsLoss(_Loss):
+    """-(y log s + (1 - y) log(1 - s)) with s = sigmoid(x), as max(x, 0) - x y + log(1 +
+    exp(-|x|))."""
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        self._check(x, target)
+        return self._reduce(x.relu() - x * target + (-x.abs()).exp().log1p())
+
+
+class NLLLoss(_Loss):
+    """-log_probabilities[label]: (N, C, ...) and labels (N, ...).
+
+    Samples whose label is `ignore_index` count neither in the sum nor in the mean.
+    """
+
+    def __init__(self, reduction: str = "mean", ignore_index: int = -100) -> None:
+        super().__init__(reduction)
+        self.ignore_index = ignore_index
+
+    def forward(self, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+        x, shape = log_probabilities, tuple(log_probabilities.shape)
+        if len(shape) < 2 or tuple(labels.shape) != shape[:1] + shape[2:]:
+            got = f"input {shape} and labels {tuple(labels.shape)}"
+            raise ShapeError(message(type(self).__name__, got, "(N, C, ...) and (N, ...)"))
+        counted = labels != self.ignore_index
+        index = counted.where(labels, 0).unsqueeze(1)
+        losses = counted.where(-x.gather(1, index).squeeze(1), 0.0)
+        if self.reduction == "mean":
+            return losses.sum() / counted.cast(x.dtype).sum()
+        return self._reduce(losses)
+
+
+class CrossEntropyLoss(_Loss):
+    """NLLLoss of log_softmax: logits (N, C, ...) and labels (N, ...).
+
+    `label_smoothing` mixes the labels with the uniform distribution: Szegedy et al. 2015,
+    1512.00567.
+    """
+
+    def __init__(
+        self, reduction: str = "mean", ignore_index: int = -100, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__(reduction)
+        self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return logits.cross_entropy(
+            labels,
+            reduction=self.reduction,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+        )
