@@ -1,0 +1,338 @@
+"""Loads and stores as LLVM text: addresses, vectors, masks.
+
+An index is split by `expr.linear` into what is common to all copies (hoisted, one pointer for each loop
+level), a constant for each unrolled copy (folded into the instruction), and a stride along the vector axis,
+which decides the form:
+
+    stride 0                 a scalar
+    stride 1                 a vector load or store, masked where lanes are missing or not valid
+    stride -1                the same, reversed
+    otherwise                gather, scatter
+
+A scalar that is not valid is read from `@zeros` instead, without a branch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from mygrad.codegen.llvm_ops import combine, fill, from_memory, to_memory
+from mygrad.codegen.llvm_types import lane_mask, mangled, memory, scalar, splat, vector
+from mygrad.codegen.llvm_values import NOTHING, Emitter, Target, Value
+from mygrad.codegen.stmt import Put
+from mygrad.dtype import DType
+from mygrad.errors import InternalError, message
+from mygrad.expr import Expr, from_linear, linear
+from mygrad.ops import Op
+
+ZEROS_BYTES = 1024
+PREAMBLE = f"@zeros = private unnamed_addr constant [{ZEROS_BYTES} x i8] zeroinitializer, align 64\n"
+
+
+class Array(NamedTuple):
+    """Something to load from and store to."""
+
+    pointer: Value
+    dtype: DType
+    mutable: bool
+
+
+class Address(NamedTuple):
+    """Where the elements of an index are: scalar pointers for lane 0 and a stride, or, for stride None,
+    vectors of pointers."""
+
+    pointer: Value
+    stride: int | None
+
+
+class Memory:
+    """Loads and stores through an emitter. `arrays` are those in scope."""
+
+    def __init__(self, emitter: Emitter) -> None:
+        self.emitter = emitter
+        self.arrays: dict[Target, Array] = {}
+        emitter.leaf[Op.LOAD] = self.load
+
+    def array(self, target: Target) -> Array:
+        """The array of a slot or a scratch name."""
+        found = self.arrays.get(target)
+        if found is None:
+            raise InternalError(message("llvm", f"the array {target!r}", "one in scope"))
+        return found
+
+    # --- addresses -----------------------------------------------------------------------------
+
+    def address(self, target: Target, index: Expr) -> Address:
+        """The place of element `index` of an array."""
+        em, terms = self.emitter, linear(index)
+        stride, constant = 0, terms[1]
+        unrolled: list[tuple[int, int]] = []
+        wide: dict[Expr, int] = {}
+        levels: dict[int, dict[Expr, int]] = {}
+        for term, factor in terms[0].items():
+            number = em.numbers.get(term)
+            if number is not None and number in em.fixed:
+                constant += factor * em.fixed[number]
+            elif number is not None:
+                unrolled.append((number, factor))
+            elif term is em.lane_axis:
+                stride = factor
+            else:
+                value = em.evaluate(term)
+                if value.lanes:
+                    wide[term] = factor
+                else:
+                    level = em.depth if em.fixed and value.axes else value.depth
+                    levels.setdefault(level, {})[term] = factor
+        pointer = self._base(target, levels)
+        if wide or (stride not in (0, 1, -1)):
+            if stride:
+                wide[em.lane_axis] = stride  # type: ignore[index]
+            pointer = self._lanes(target, pointer, from_linear(wide, 0))
+        return Address(self._offset(target, pointer, unrolled, constant), None if wide else stride)
+
+    def _base(self, target: Target, levels: dict[int, dict[Expr, int]]) -> Value:
+        """A pointer with the scalar terms added, outermost level first, each where it is defined."""
+        em, array = self.emitter, self.array(target)
+        pointer, key = array.pointer, (target,)
+        for level in sorted(levels):
+            index = em.evaluate(from_linear(levels[level], 0))
+            key = (*key, index_key := from_linear(levels[level], 0))  # type: ignore[assignment]
+            found = em.values.get(key)
+            if found is None:
+                text = f"  {{r}} = getelementptr {memory(array.dtype)}, ptr {{a}}, i64 {{b}}\n"
+                made = em.apply(text, [pointer, index], "ptr", 0, index.reads, hoist=True)
+                found = em.define(key, made, made.depth)
+            pointer = found
+        return pointer
+
+    def _lanes(self, target: Target, pointer: Value, index: Expr) -> Value:
+        em = self.emitter
+        lanes, element = em.evaluate(index), memory(self.array(target).dtype)
+        text = f"  {{r}} = getelementptr {element}, ptr {{a}}, <{em.lanes} x i64> {{b}}\n"
+        return em.apply(text, [pointer, lanes], "ptr", em.lanes, lanes.reads, keep_scalar=True)
+
+    def _offset(self, target: Target, pointer: Value, unrolled: list[tuple[int, int]],
+                constant: int) -> Value:
+        """A pointer moved by a constant for every copy."""
+        if not unrolled and not constant:
+            return pointer
+        em, element = self.emitter, memory(self.array(target).dtype)
+        axes = em.merge([pointer.axes, tuple(sorted(number for number, _ in unrolled))])
+        factors = [dict(unrolled).get(number, 0) for number in axes]
+        ty = vector("ptr", pointer.lanes)
+        names = []
+        for base, point in zip(em.spread(pointer, axes), em.points(axes), strict=True):
+            offset = constant + sum(f * at for f, at in zip(factors, point, strict=True))
+            name = base
+            if offset:
+                name = em.name()
+                em.lines.append(f"  {name} = getelementptr {element}, {ty} {base}, i64 {offset}\n")
+            names.append(name)
+        return Value(names, "ptr", pointer.lanes, axes, em.depth, pointer.reads)
+
+    # --- loads ---------------------------------------------------------------------------------
+
+    def load(self, e: Expr) -> Value:
+        """Emit a LOAD expression."""
+        em, array = self.emitter, self.array(e.arg)
+        if array.dtype is not e.dtype:
+            raise InternalError(message("load", e.dtype.name, array.dtype.name))
+        valid = em.evaluate(e.src[1]) if len(e.src) > 1 else None
+        address = self.address(e.arg, e.src[0])
+        if valid is not None and not valid.lanes:
+            address, valid = self._or_zeros(address, valid, array.dtype), None
+        raw = self._load_lanes(address, valid, array.dtype)
+        reads = raw.reads | (valid.reads if valid else NOTHING)
+        raw.reads = reads | {e.arg} if array.mutable else reads
+        convert = from_memory(array.dtype, raw.lanes)
+        if not convert:
+            return raw
+        return em.apply(convert, [raw], scalar(array.dtype), raw.lanes, raw.reads)
+
+    def _or_zeros(self, address: Address, valid: Value, dtype: DType) -> Address:
+        """The address where `valid`, else that of zeros."""
+        em, pointer = self.emitter, address.pointer
+        lanes = pointer.lanes
+        if not lanes and address.stride and em.lanes * dtype.itemsize > ZEROS_BYTES:
+            raise InternalError(message("load", f"{em.lanes} lanes", f"at most {ZEROS_BYTES} bytes"))
+        zeros, ty = splat("@zeros", "ptr", lanes), vector("ptr", lanes)
+        if address.stride == -1:  # lane 0 is the last element
+            zeros = f"getelementptr (i8, ptr @zeros, i64 {(em.lanes - 1) * dtype.itemsize})"
+        text = f"  {{r}} = select i1 {{a}}, {ty} {{b}}, {ty} {zeros}\n"
+        chosen = em.apply(text, [valid, pointer], "ptr", lanes, pointer.reads | valid.reads,
+                          keep_scalar=True)
+        return Address(chosen, address.stride)
+
+    def _load_lanes(self, address: Address, valid: Value | None, dtype: DType) -> Value:
+        em, element = self.emitter, memory(dtype)
+        pointer, stride = address.pointer, address.stride
+        if stride == 0 and valid is None:
+            text = f"  {{r}} = load {element}, ptr {{a}}, align {dtype.itemsize}\n"
+            return em.apply(text, [pointer], element, 0, pointer.reads)
+        ty = vector(element, em.lanes)
+        if stride == 1:
+            return self._load_contiguous(pointer, valid, ty, element, dtype.itemsize)
+        if stride == -1 and valid is None and em.active == em.lanes:
+            back = self._moved(pointer, 1 - em.lanes, element)
+            order = ", ".join(f"i32 {lane}" for lane in reversed(range(em.lanes)))
+            text = (f"  {{r}}.f = load {ty}, ptr {{a}}, align {dtype.itemsize}\n"
+                    f"  {{r}} = shufflevector {ty} {{r}}.f, {ty} poison, <{em.lanes} x i32> <{order}>\n")
+            return em.apply(text, [back], element, em.lanes, pointer.reads, keep_scalar=True)
+        mask, operands = self._mask(valid)
+        kind = f"{mangled(element, em.lanes)}.v{em.lanes}p0"
+        text = (f"  {{r}} = call {ty} @llvm.masked.gather.{kind}(<{em.lanes} x ptr> {{a}}, "
+                f"i32 {dtype.itemsize}, <{em.lanes} x i1> {mask}, {ty} zeroinitializer)\n")
+        return em.apply(self._masking(text, valid), [self._every_lane(address, element), *operands], element,
+                        em.lanes, pointer.reads)
+
+    def _load_contiguous(self, pointer: Value, valid: Value | None, ty: str, element: str,
+                         align: int) -> Value:
+        em = self.emitter
+        if valid is None and em.active == em.lanes:
+            text = f"  {{r}} = load {ty}, ptr {{a}}, align {align}\n"
+            return em.apply(text, [pointer], element, em.lanes, pointer.reads, keep_scalar=True)
+        mask, operands = self._mask(valid)
+        text = (f"  {{r}} = call {ty} @llvm.masked.load.{mangled(element, em.lanes)}.p0(ptr {{a}}, "
+                f"i32 {align}, <{em.lanes} x i1> {mask}, {ty} zeroinitializer)\n")
+        return em.apply(self._masking(text, valid), [pointer, *operands], element, em.lanes,
+                        pointer.reads, keep_scalar=True)
+
+    def _mask(self, valid: Value | None) -> tuple[str, list[Value]]:
+        """The text of the mask of a vector access, and the values it needs in addition."""
+        em = self.emitter
+        if valid is None:
+            return lane_mask(em.active, em.lanes), []
+        return ("{b}" if em.active == em.lanes else "{r}.m"), [valid]
+
+    def _masking(self, text: str, valid: Value | None, hole: str = "{b}") -> str:
+        """Prefix the computation of a mask that is both `valid` and among the active lanes."""
+        em = self.emitter
+        if valid is None or em.active == em.lanes:
+            return text
+        return f"  {{r}}.m = and <{em.lanes} x i1> {hole}, {lane_mask(em.active, em.lanes)}\n" + text
+
+    def _moved(self, pointer: Value, elements: int, element: str) -> Value:
+        text = f"  {{r}} = getelementptr {element}, ptr {{a}}, i64 {elements}\n"
+        return self.emitter.apply(text, [pointer], "ptr", 0, pointer.reads)
+
+    def _every_lane(self, address: Address, element: str) -> Value:
+        """Vectors of pointers, one for each lane."""
+        em, pointer, stride = self.emitter, address.pointer, address.stride
+        if stride is None:
+            return pointer
+        if not stride:
+            return em.widen(pointer, em.lanes)
+        lanes = "<" + ", ".join(f"i64 {stride * lane}" for lane in range(em.lanes)) + ">"
+        text = f"  {{r}} = getelementptr {element}, ptr {{a}}, <{em.lanes} x i64> {lanes}\n"
+        return em.apply(text, [pointer], "ptr", em.lanes, pointer.reads, keep_scalar=True)
+
+    # --- stores --------------------------------------------------------------------------------
+
+    def store(self, put: Put) -> None:
+        """Emit a Put statement. All copies of all operands are computed before the first is stored."""
+        em, array = self.emitter, self.array(put.target)
+        if not array.mutable or array.dtype is not put.value.dtype:
+            raise InternalError(message("put", f"{put.value.dtype.name} into {put.target!r}",
+                                        f"a written array of {array.dtype.name}"))
+        value = em.evaluate(put.value)
+        valid = None if put.valid is None else em.evaluate(put.valid)
+        address = self.address(put.target, put.index)
+        wide = address.stride != 0 or value.lanes or (valid is not None and valid.lanes)
+        if not wide:
+            self._store_copies(_Store("one", array.dtype, 0, put.mode), address.pointer, value, valid)
+        elif address.stride == 1:
+            self._store_copies(_Store("run", array.dtype, em.lanes, put.mode), address.pointer, value, valid)
+        elif address.stride != 0 and put.mode == "set":
+            pointers = self._every_lane(address, memory(array.dtype))
+            self._store_copies(_Store("scatter", array.dtype, em.lanes, "set"), pointers, value, valid)
+        else:
+            pointers = self._every_lane(address, memory(array.dtype))
+            self._store_lanes(_Store("one", array.dtype, 0, put.mode), pointers, value, valid)
+        em.written((put.target,))
+
+    def _columns(self, pointer: Value, value: Value, valid: Value | None) -> list[list[str]]:
+        em, parts = self.emitter, [pointer, value, *([valid] if valid else [])]
+        axes = em.merge([part.axes for part in parts])
+        return [em.spread(part, axes) for part in parts]
+
+    def _store_copies(self, form: _Store, pointer: Value, value: Value, valid: Value | None) -> None:
+        """One store for each copy; behind a branch where one condition holds for all lanes."""
+        em = self.emitter
+        whole = form.lanes == 0 or em.active == em.lanes
+        mask = "" if whole else lane_mask(em.active, em.lanes)
+        mixed = valid is not None and valid.lanes > 0
+        text = _store_text(form, "{m}" if mixed else mask)
+        for p, v, *m in zip(*self._columns(pointer, em.widen(value, form.lanes), valid), strict=True):
+            name = em.name()
+            if not m:
+                em.lines.append(text.format(r=name, p=p, v=v))
+            elif mixed:
+                both = "" if whole else f"  {name}.k = and <{em.lanes} x i1> {m[0]}, {mask}\n"
+                em.lines.append(both + text.format(r=name, p=p, v=v, m=m[0] if whole else f"{name}.k"))
+            else:
+                self._guarded(m[0], text.format(r=name, p=p, v=v))
+
+    def _store_lanes(self, form: _Store, pointer: Value, value: Value, valid: Value | None) -> None:
+        """One store for each active lane of each copy, in order: addresses may be equal."""
+        em, text = self.emitter, _store_text(form, "")
+        wide = [None if part is None else em.widen(part, em.lanes) for part in (value, valid)]
+        types = [f"<{em.lanes} x {t}>" for t in ("ptr", scalar(form.dtype), "i1")]
+        columns = self._columns(em.widen(pointer, em.lanes), wide[0], wide[1])  # type: ignore[arg-type]
+        for row in zip(*columns, strict=True):
+            for lane in range(em.active):
+                picked = [em.name() for _ in row]
+                em.lines.extend([f"  {name} = extractelement {ty} {whole}, i64 {lane}\n"
+                             for name, ty, whole in zip(picked, types, row, strict=False)])
+                store = text.format(r=em.name(), p=picked[0], v=picked[1])
+                if len(picked) == 3:
+                    self._guarded(picked[2], store)
+                else:
+                    em.lines.append(store)
+
+    def _guarded(self, condition: str, text: str) -> None:
+        if condition == "true":
+            self.emitter.lines.append(text)
+            return
+        yes, on = self.emitter.label("put"), self.emitter.label("on")
+        self.emitter.lines.append(f"  br i1 {condition}, label %{yes}, label %{on}\n{yes}:\n{text}"
+                                  f"  br label %{on}\n{on}:\n")
+
+
+class _Store(NamedTuple):
+    """A store without its names: `one` element, a `run` of lanes, or a `scatter` of lanes."""
+
+    form: str
+    dtype: DType
+    lanes: int
+    mode: str
+
+
+@lru_cache(maxsize=None)
+def _store_text(store: _Store, mask: str) -> str:
+    """The text of a store of {v} at {p}, with temporary names that start with {r}."""
+    form, dtype, lanes, mode = store
+    ty, name, align = vector(memory(dtype), lanes), "{v}", dtype.itemsize
+    mask_ty, kind = f"<{lanes} x i1>", mangled(memory(dtype), lanes)
+    text = ""
+    if mode != "set":
+        if mask:
+            text += (f"  {{r}}.old = call {ty} @llvm.masked.load.{kind}.p0(ptr {{p}}, i32 {align}, "
+                     f"{mask_ty} {mask}, {ty} zeroinitializer)\n")
+        else:
+            text += f"  {{r}}.old = load {ty}, ptr {{p}}, align {align}\n"
+        convert = from_memory(dtype, lanes)
+        text += fill(convert, "{r}.was", "{r}.old")
+        text += fill(combine(mode, dtype, lanes), "{r}.new", "{r}.was" if convert else "{r}.old", name)
+        name = "{r}.new"
+    convert = to_memory(dtype, lanes)
+    if convert:
+        text, name = text + fill(convert, "{r}.raw", name), "{r}.raw"
+    if form == "scatter":
+        return text + (f"  call void @llvm.masked.scatter.{kind}.v{lanes}p0({ty} {name}, <{lanes} x ptr> "
+                       f"{{p}}, i32 {align}, {mask_ty} {mask or 'splat (i1 true)'})\n")
+    if mask:
+        return text + (f"  call void @llvm.masked.store.{kind}.p0({ty} {name}, ptr {{p}}, i32 {align}, "
+                       f"{mask_ty} {mask})\n")
+    return text + f"  store {ty} {name}, ptr {{p}}, align {align}\n"

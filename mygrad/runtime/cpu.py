@@ -1,0 +1,332 @@
+"""The cpu device: LLVM compiles, one native program launches.
+
+    CPU.compile    LLVM text -> object file
+    CPU.load       object files -> functions, all in one engine
+    CPU.sequence   launches -> a native plan; `run` is one call, whatever the number of launches
+
+A pool of native threads, started at the first parallel sequence, enters the plan with the caller
+(native.py). Memory is kept when it is released: pages that were touched before are ten times cheaper.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import signal
+import struct
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mygrad.config import config
+from mygrad.errors import CompileError, DeviceError, InternalError, message
+from mygrad.helpers import content_key
+from mygrad.program import Launch, Program, Target
+from mygrad.runtime import native
+from mygrad.runtime.base import LaunchSequence, Runtime
+from mygrad.runtime.cache import default_cache
+from mygrad.runtime.cpu_memory import Allocator, Memory
+from mygrad.runtime.cpu_target import host_target
+from mygrad.runtime.llvm import Compiler
+
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+_RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+_START = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+_STOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+
+
+class Executable(NamedTuple):
+    """A loaded program."""
+
+    program: Program
+    address: int
+
+
+class CPU(Runtime):
+    """This processor.
+
+    Raises:
+        MissingPackageError: llvmlite is not installed.
+    """
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        self._compiler = Compiler()
+        self.target: Target = host_target(self._compiler.cpu, self._compiler.features, _threads())
+        self._memory = Allocator()
+        self._pool: Pool | None = None
+        self.lock = threading.RLock()
+
+    # --- memory --------------------------------------------------------------------------------
+
+    def allocate(self, nbytes: int) -> Memory:
+        """Memory at a multiple of 64 bytes, not initialised.
+
+        Raises:
+            DeviceError: there is no memory left.
+        """
+        return self._memory.allocate(nbytes)
+
+    def release(self, memory: Memory) -> None:
+        """Keep the memory for the next allocation of about its size."""
+        self._memory.release(memory)
+
+    def write(self, memory: Memory, data: np.ndarray[Any, Any]) -> None:
+        """Copy a contiguous host array to the start of the memory."""
+        _check_copy(memory, data)
+        ctypes.memmove(memory.address, data.ctypes.data, data.nbytes)
+
+    def read(self, memory: Memory, out: np.ndarray[Any, Any]) -> None:
+        """Copy the start of the memory into a contiguous host array."""
+        _check_copy(memory, out)
+        ctypes.memmove(out.ctypes.data, memory.address, out.nbytes)
+
+    # --- programs ------------------------------------------------------------------------------
+
+    def compile(self, program: Program) -> bytes:
+        """The object file of a program.
+
+        Raises:
+            CompileError: LLVM refused the text.
+        """
+        return self._compiler.compile(program.source, program.entry)
+
+    def disassemble(self, program: Program) -> str:
+        """The machine code as assembly text."""
+        return self._compiler.assembly(program.source, program.entry)
+
+    def load(self, programs: Sequence[tuple[Program, bytes]]) -> list[Executable]:
+        """Executables, in order. Programs of one name and different text get engines of their own."""
+        groups: list[dict[str, tuple[Program, bytes]]] = []
+        for program, binary in programs:
+            for group in groups:
+                same = group.setdefault(program.entry, (program, binary))
+                if same[1] == binary:
+                    break
+            else:
+                groups.append({program.entry: (program, binary)})
+        found: dict[tuple[str, bytes], int] = {}
+        for group in groups:
+            addresses = self._compiler.load([b for _, b in group.values()], list(group))
+            for (entry, (_, binary)), address in zip(group.items(), addresses, strict=True):
+                found[entry, binary] = address
+        return [Executable(p, found[p.entry, binary]) for p, binary in programs]
+
+    def sequence(self, launches: Sequence[Launch]) -> NativeSequence:
+        """Prepare launches to be run by one native call."""
+        return NativeSequence(self, launches)
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: `run` returns when the work is done."""
+
+    def pool(self) -> Pool:
+        """The pool of threads, started when it is first asked for, and again in a forked child."""
+        with self.lock:
+            if self._pool is None or self._pool.process != os.getpid():
+                self._pool = Pool(self._native(), self.target.threads)
+            return self._pool
+
+    def _native(self) -> list[int]:
+        """The addresses of the native program's functions; compiled once per machine."""
+        cache, text, compiler = default_cache(), native.source(), self._compiler
+        key = content_key("native", text, compiler.key)
+        binary = cache.get(key)
+        if binary is None:
+            binary = compiler.compile(text, "native")
+            cache.put(key, binary)
+        return compiler.load([binary], ["mygrad_run", "mygrad_start", "mygrad_stop"])
+
+
+def _threads() -> int:
+    if config.MYGRAD_THREADS:
+        return min(config.MYGRAD_THREADS, native.MAX_THREADS)
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        count = os.cpu_count() or 1
+    return min(count, native.MAX_THREADS)
+
+
+def _check_copy(memory: Memory, array: np.ndarray[Any, Any]) -> None:
+    if not array.flags.c_contiguous or array.nbytes > memory.capacity:
+        raise InternalError(message("copy", f"{array.nbytes} bytes, contiguous: {array.flags.c_contiguous}",
+                                    f"at most {memory.capacity} contiguous bytes"))
+
+
+class Pool:
+    """The native program, and the threads that run it with the caller."""
+
+    def __init__(self, functions: Sequence[int], threads: int) -> None:
+        self.process = os.getpid()
+        self.entry = _RUN(functions[0])
+        self._stop = _STOP(functions[2])
+        self._context = ctypes.create_string_buffer(native.CONTEXT_BYTES + 64)
+        aligned = (ctypes.addressof(self._context) + 63) & ~63
+        self.context = ctypes.c_void_p(aligned)
+        self._wanted, self._start = threads, _START(functions[1])
+        self.threads: ctypes.c_int64 | None = None
+        self.one = ctypes.c_int64(1)
+
+    def start(self) -> ctypes.c_int64:
+        """Create the threads; how many there are, this one included."""
+        if self.threads is None:
+            # signals are for the threads of Python
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                count = self._start(self.context, self._wanted)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self.threads = ctypes.c_int64(count)
+            atexit.register(self.stop)
+        return self.threads
+
+    def stop(self) -> None:
+        """End the threads and wait until they are gone."""
+        if self.threads is not None and self.process == os.getpid():
+            self._stop(self.context, self.threads)
+        self.threads = None
+
+
+class NativeSequence(LaunchSequence):
+    """Launches as a native plan: steps, and a table from which their arguments are filled in."""
+
+    def __init__(self, runtime: CPU, launches: Sequence[Launch]) -> None:
+        self._runtime, self._launches = runtime, tuple(launches)
+        self._slots = 1 + max((slot for one in launches for slot, _ in one.arguments), default=-1)
+        self._params = tuple(dict.fromkeys(name for one in launches for name in one.params))
+        self.parallel = runtime.target.threads > 1 and any(one.parallel for one in launches)
+        self._values = ctypes.create_string_buffer(8 * max(self._slots + len(self._params), 1))
+        self._pack = struct.Struct(f"{self._slots}Q{len(self._params)}q").pack_into
+        self._values_pointer = ctypes.c_void_p(ctypes.addressof(self._values))
+        self._plan = _Plan(self._launches, self._slots, self._params, apart=True)
+        self._careful: _Plan | None = None  # for memories that overlap
+        self._singles: list[_Plan] | None = None
+        self._pool: Pool | None = None
+        self._last: list[int] = []
+        self._distinct = True
+
+    def run(self, memories: Sequence[Any], params: Mapping[str, int]) -> None:
+        """Run all launches in order; returns when they are done.
+
+        Raises:
+            InternalError: fewer memories than slots, or a missing parameter.
+        """
+        with self._runtime.lock:
+            self._fill(memories, params)
+            self._enter(self._plan if self._distinct else self._careful_plan(), self.parallel)
+
+    def time(self, memories: Sequence[Any], params: Mapping[str, int]) -> list[float]:
+        """Run launch by launch; the seconds each took."""
+        if self._singles is None:
+            self._singles = [_Plan((one,), self._slots, self._params, apart=True)
+                             for one in self._launches]
+        seconds = []
+        with self._runtime.lock:
+            self._fill(memories, params)
+            for plan, launch in zip(self._singles, self._launches, strict=True):
+                parallel = self.parallel and launch.parallel
+                self._pool_now(parallel)  # not its start is to be measured
+                begin = time.perf_counter()
+                self._enter(plan, parallel)
+                seconds.append(time.perf_counter() - begin)
+        return seconds
+
+    def _fill(self, memories: Sequence[Any], params: Mapping[str, int]) -> None:
+        addresses = [memory.address for memory in memories]
+        try:
+            self._pack(self._values, 0, *addresses, *[params[name] for name in self._params])
+        except (struct.error, KeyError) as error:
+            raise InternalError(message(
+                "launch", f"{len(addresses)} memories and parameters {sorted(params)} ({error})",
+                f"{self._slots} memories and {list(self._params)}")) from None
+        if addresses != self._last:
+            self._last, self._distinct = addresses, len(set(addresses)) == len(addresses)
+
+    def _careful_plan(self) -> _Plan:
+        if self._careful is None:
+            self._careful = _Plan(self._launches, self._slots, self._params, apart=False)
+        return self._careful
+
+    def _pool_now(self, parallel: bool) -> Pool:
+        pool = self._pool
+        if pool is None or pool.process != os.getpid():
+            pool = self._pool = self._runtime.pool()
+        if parallel and pool.threads is None:
+            pool.start()
+        return pool
+
+    def _enter(self, plan: _Plan, parallel: bool) -> None:
+        pool = self._pool_now(parallel)
+        threads = pool.threads if parallel else pool.one
+        pool.entry(pool.context, plan.pointer, self._values_pointer, threads)
+
+
+class _Plan:
+    """The native form of launches; see native.py. `apart`: different slots are different memory."""
+
+    def __init__(self, launches: Sequence[Launch], slots: int, params: tuple[str, ...], apart: bool) -> None:
+        table: list[int] = []
+        starts: list[int] = []
+        for launch in launches:
+            starts.append(len(table) // 2)
+            for slot, offset in launch.arguments:
+                table += [slot, offset]
+            for name in launch.params:
+                table += [slots + params.index(name), 0]
+        nargs = len(table) // 2
+        self._args = (ctypes.c_int64 * max(nargs, 1))()
+        self._table = (ctypes.c_int64 * max(len(table), 1))(*table)
+        steps: list[int] = []
+        barriers = _barriers(launches, apart)
+        for launch, start, barrier in zip(launches, starts, barriers, strict=True):
+            flags = native.PARALLEL * launch.parallel + native.BARRIER * barrier
+            steps += [launch.executable.address, ctypes.addressof(self._args) + 8 * start, flags]
+        self._steps = (ctypes.c_int64 * max(len(steps), 1))(*steps)
+        self._plan = (ctypes.c_int64 * 5)(ctypes.addressof(self._steps), len(launches),
+                                         ctypes.addressof(self._table), nargs, ctypes.addressof(self._args))
+        self.pointer = ctypes.c_void_p(ctypes.addressof(self._plan))
+
+
+class _Access(NamedTuple):
+    """Bytes that a launch reads or writes."""
+
+    slot: int
+    start: int
+    end: int
+    written: bool
+    parallel: bool
+
+    def conflicts(self, other: _Access, apart: bool) -> bool:
+        """Whether two launches with these must not overlap in time."""
+        if not (self.written or other.written) or not (self.parallel or other.parallel):
+            return False  # only reading, or both on thread 0
+        if self.slot != other.slot:
+            return not apart
+        return self.start < other.end and other.start < self.end
+
+
+def _accesses(launch: Launch) -> list[_Access]:
+    program, found = launch.executable.program, []
+    for position, (slot, offset) in enumerate(launch.arguments):
+        size, written = 1 << 62, True  # unknown: all of it
+        if program.kernel is not None:
+            info = program.kernel.buffers[program.buffers[position]]
+            size, written = info.size * info.dtype.itemsize, info.written
+        found.append(_Access(slot, offset, offset + size, written, launch.parallel))
+    return found
+
+
+def _barriers(launches: Sequence[Launch], apart: bool) -> list[bool]:
+    """For every launch, whether all threads must meet before it."""
+    barriers, since = [], []  # type: list[bool], list[_Access]
+    for launch in launches:
+        own = _accesses(launch)
+        needed = any(a.conflicts(b, apart) for a in own for b in since)
+        barriers.append(needed)
+        since = own if needed else since + own
+    return barriers

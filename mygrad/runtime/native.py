@@ -1,0 +1,304 @@
+"""The native program that runs launch sequences: LLVM text, compiled once.
+
+    void mygrad_run(ctx, plan, slots, nthreads)     run a plan on this thread and the pool
+    i64  mygrad_start(ctx, nthreads)                create the threads 1 .. nthreads - 1; how many there are
+    void mygrad_stop(ctx, nthreads)                 end them
+
+    Plan = { steps, nsteps, table, nargs, args }             40 bytes
+    Step = { function, its part of args, flags }             24 bytes; flags: 1 parallel, 2 barrier before
+    table: for each of nargs arguments (slot, offset): args[i] = slots[slot] + offset
+
+A serial step runs on thread 0, which is the caller; a parallel one on all. Threads that wait spin for
+some microseconds, then yield, then sleep on a condition variable, so that a busy machine costs time but never
+stands still: whoever changes a word that others wait for looks at the number of sleepers after the change,
+and whoever goes to sleep looks at the word after announcing itself.
+
+`ctx` is zeroed memory, a word of it per cache line: what follows the names below.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+
+CONTEXT_BYTES = 64 << 10
+MAX_THREADS = 512
+PARALLEL, BARRIER = 1, 2  # flags of steps
+_WORDS = {"arrived": 8, "generation": 16, "sleepers": 24, "stop": 32, "plan": 40, "threads": 48,
+          "mutex": 64, "condition": 96, "workers": 128}  # offsets in words of 8 bytes
+_SPINS, _YIELDS = 2000, 50
+
+_PAUSE = {"x86_64": "call void @llvm.x86.sse2.pause()", "AMD64": "call void @llvm.x86.sse2.pause()",
+          "aarch64": "call void @llvm.aarch64.hint(i32 1)", "arm64": "call void @llvm.aarch64.hint(i32 1)"}
+
+
+def source() -> str:
+    """The module for this processor."""
+    text = _SOURCE.replace("$PAUSE", _PAUSE.get(platform.machine(), ""))
+    text = text.replace("$SPINS", str(_SPINS)).replace("$YIELDS", str(_YIELDS))
+    return re.sub(r"\$([a-z]+)", lambda m: f"getelementptr i64, ptr %ctx, i64 {_WORDS[m[1]]}", text)
+
+
+_SOURCE = """
+declare i32 @sched_yield()
+declare i32 @pthread_create(ptr, ptr, ptr, ptr)
+declare i32 @pthread_join(i64, ptr)
+declare i32 @pthread_attr_init(ptr)
+declare i32 @pthread_attr_setstacksize(ptr, i64)
+declare i32 @pthread_mutex_init(ptr, ptr)
+declare i32 @pthread_mutex_lock(ptr)
+declare i32 @pthread_mutex_unlock(ptr)
+declare i32 @pthread_cond_init(ptr, ptr)
+declare i32 @pthread_cond_wait(ptr, ptr)
+declare i32 @pthread_cond_broadcast(ptr)
+
+; wait until the word at %p is not %seen; its new value
+define internal i64 @wait(ptr %ctx, ptr %p, i64 %seen) noinline nounwind {
+entry:
+  %sleepers = $sleepers
+  %mutex = $mutex
+  %condition = $condition
+  br label %spin
+spin:
+  %k = phi i64 [ 0, %entry ], [ %k.next, %spinning ]
+  %v.spin = load atomic i64, ptr %p acquire, align 8
+  %changed.spin = icmp ne i64 %v.spin, %seen
+  br i1 %changed.spin, label %out, label %spinning
+spinning:
+  $PAUSE
+  %k.next = add i64 %k, 1
+  %more.spin = icmp ult i64 %k.next, $SPINS
+  br i1 %more.spin, label %spin, label %yield
+yield:
+  %y = phi i64 [ 0, %spinning ], [ %y.next, %yielding ]
+  %v.yield = load atomic i64, ptr %p acquire, align 8
+  %changed.yield = icmp ne i64 %v.yield, %seen
+  br i1 %changed.yield, label %out, label %yielding
+yielding:
+  %yielded = call i32 @sched_yield()
+  %y.next = add i64 %y, 1
+  %more.yield = icmp ult i64 %y.next, $YIELDS
+  br i1 %more.yield, label %yield, label %sleep
+sleep:
+  %locked = call i32 @pthread_mutex_lock(ptr %mutex)
+  %announced = atomicrmw add ptr %sleepers, i64 1 seq_cst
+  br label %look
+look:
+  %v.sleep = load atomic i64, ptr %p seq_cst, align 8
+  %changed.sleep = icmp ne i64 %v.sleep, %seen
+  br i1 %changed.sleep, label %awake, label %sleeping
+sleeping:
+  %woken = call i32 @pthread_cond_wait(ptr %condition, ptr %mutex)
+  br label %look
+awake:
+  %gone = atomicrmw sub ptr %sleepers, i64 1 seq_cst
+  %unlocked = call i32 @pthread_mutex_unlock(ptr %mutex)
+  br label %out
+out:
+  %v = phi i64 [ %v.spin, %spin ], [ %v.yield, %yield ], [ %v.sleep, %awake ]
+  ret i64 %v
+}
+
+; change the word at %p and wake those who sleep
+define internal void @publish(ptr %ctx, ptr %p, i64 %value) noinline nounwind {
+entry:
+  %sleepers = $sleepers
+  %mutex = $mutex
+  %condition = $condition
+  %old = atomicrmw xchg ptr %p, i64 %value seq_cst
+  %n = load atomic i64, ptr %sleepers seq_cst, align 8
+  %any = icmp ne i64 %n, 0
+  br i1 %any, label %wake, label %out
+wake:
+  %locked = call i32 @pthread_mutex_lock(ptr %mutex)
+  %woken = call i32 @pthread_cond_broadcast(ptr %condition)
+  %unlocked = call i32 @pthread_mutex_unlock(ptr %mutex)
+  br label %out
+out:
+  ret void
+}
+
+define internal void @barrier(ptr %ctx, i64 %nthreads) nounwind {
+entry:
+  %arrived = $arrived
+  %generation = $generation
+  %g = load atomic i64, ptr %generation acquire, align 8
+  %before = atomicrmw add ptr %arrived, i64 1 acq_rel
+  %now = add i64 %before, 1
+  %last = icmp eq i64 %now, %nthreads
+  br i1 %last, label %release, label %stay
+release:
+  store atomic i64 0, ptr %arrived monotonic, align 8
+  %g.next = add i64 %g, 1
+  call void @publish(ptr %ctx, ptr %generation, i64 %g.next)
+  ret void
+stay:
+  %passed = call i64 @wait(ptr %ctx, ptr %generation, i64 %g)
+  ret void
+}
+
+define internal void @steps(ptr %ctx, ptr %plan, i64 %tid, i64 %nthreads) nounwind {
+entry:
+  %steps = load ptr, ptr %plan, align 8
+  %count.p = getelementptr i64, ptr %plan, i64 1
+  %count = load i64, ptr %count.p, align 8
+  %end = getelementptr [3 x i64], ptr %steps, i64 %count
+  %main = icmp eq i64 %tid, 0
+  %alone = icmp eq i64 %nthreads, 1
+  br label %check
+check:
+  %step = phi ptr [ %steps, %entry ], [ %step.next, %next ]
+  %done = icmp eq ptr %step, %end
+  br i1 %done, label %out, label %one
+one:
+  %flags.p = getelementptr i64, ptr %step, i64 2
+  %flags = load i64, ptr %flags.p, align 8
+  %barrier.bit = and i64 %flags, 2
+  %no.barrier = icmp eq i64 %barrier.bit, 0
+  %skip.barrier = or i1 %no.barrier, %alone
+  br i1 %skip.barrier, label %ready, label %meet
+meet:
+  call void @barrier(ptr %ctx, i64 %nthreads)
+  br label %ready
+ready:
+  %parallel.bit = and i64 %flags, 1
+  %parallel = icmp ne i64 %parallel.bit, 0
+  %mine = or i1 %parallel, %main
+  br i1 %mine, label %work, label %next
+work:
+  %function = load ptr, ptr %step, align 8
+  %args.p = getelementptr i64, ptr %step, i64 1
+  %args = load ptr, ptr %args.p, align 8
+  %n = select i1 %parallel, i64 %nthreads, i64 1
+  call void %function(ptr %args, i64 %tid, i64 %n)
+  br label %next
+next:
+  %step.next = getelementptr [3 x i64], ptr %step, i64 1
+  br label %check
+out:
+  ret void
+}
+
+define internal ptr @worker(ptr %own) nounwind {
+entry:
+  %ctx = load ptr, ptr %own, align 8
+  %tid.p = getelementptr i64, ptr %own, i64 1
+  %tid = load i64, ptr %tid.p, align 8
+  %stop.p = $stop
+  %plan.p = $plan
+  %threads.p = $threads
+  br label %idle
+idle:
+  %seen = phi i64 [ 0, %entry ], [ %job, %run ]
+  %job = call i64 @wait(ptr %ctx, ptr %ctx, i64 %seen)
+  %stop = load atomic i64, ptr %stop.p acquire, align 8
+  %stopped = icmp ne i64 %stop, 0
+  br i1 %stopped, label %out, label %run
+run:
+  %plan = load ptr, ptr %plan.p, align 8
+  %threads = load i64, ptr %threads.p, align 8
+  call void @steps(ptr %ctx, ptr %plan, i64 %tid, i64 %threads)
+  call void @barrier(ptr %ctx, i64 %threads)
+  br label %idle
+out:
+  ret ptr null
+}
+
+define void @mygrad_run(ptr %ctx, ptr %plan, ptr %slots, i64 %nthreads) nounwind {
+entry:
+  %table.p = getelementptr i64, ptr %plan, i64 2
+  %table = load ptr, ptr %table.p, align 8
+  %nargs.p = getelementptr i64, ptr %plan, i64 3
+  %nargs = load i64, ptr %nargs.p, align 8
+  %args.p = getelementptr i64, ptr %plan, i64 4
+  %args = load ptr, ptr %args.p, align 8
+  br label %check
+check:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %resolve ]
+  %more = icmp ult i64 %i, %nargs
+  br i1 %more, label %resolve, label %go
+resolve:
+  %row = getelementptr [2 x i64], ptr %table, i64 %i
+  %slot = load i64, ptr %row, align 8
+  %offset.p = getelementptr i64, ptr %row, i64 1
+  %offset = load i64, ptr %offset.p, align 8
+  %slot.p = getelementptr i64, ptr %slots, i64 %slot
+  %base = load i64, ptr %slot.p, align 8
+  %value = add i64 %base, %offset
+  %arg.p = getelementptr i64, ptr %args, i64 %i
+  store i64 %value, ptr %arg.p, align 8
+  %i.next = add i64 %i, 1
+  br label %check
+go:
+  %alone = icmp eq i64 %nthreads, 1
+  br i1 %alone, label %serial, label %together
+serial:
+  call void @steps(ptr %ctx, ptr %plan, i64 0, i64 1)
+  ret void
+together:
+  %plan.p = $plan
+  %threads.p = $threads
+  store ptr %plan, ptr %plan.p, align 8
+  store i64 %nthreads, ptr %threads.p, align 8
+  %job = load atomic i64, ptr %ctx monotonic, align 8
+  %job.next = add i64 %job, 1
+  call void @publish(ptr %ctx, ptr %ctx, i64 %job.next)
+  call void @steps(ptr %ctx, ptr %plan, i64 0, i64 %nthreads)
+  call void @barrier(ptr %ctx, i64 %nthreads)
+  ret void
+}
+
+; a worker's own words: ctx, tid, pthread_t
+define i64 @mygrad_start(ptr %ctx, i64 %nthreads) nounwind {
+entry:
+  %mutex = $mutex
+  %condition = $condition
+  %workers = $workers
+  %attributes = alloca [256 x i8], align 16
+  %m = call i32 @pthread_mutex_init(ptr %mutex, ptr null)
+  %c = call i32 @pthread_cond_init(ptr %condition, ptr null)
+  %a = call i32 @pthread_attr_init(ptr %attributes)
+  %s = call i32 @pthread_attr_setstacksize(ptr %attributes, i64 8388608)
+  br label %check
+check:
+  %tid = phi i64 [ 1, %entry ], [ %tid.next, %create ]
+  %more = icmp ult i64 %tid, %nthreads
+  br i1 %more, label %create, label %out
+create:
+  %own = getelementptr [8 x i64], ptr %workers, i64 %tid
+  %tid.p = getelementptr i64, ptr %own, i64 1
+  %thread.p = getelementptr i64, ptr %own, i64 2
+  store ptr %ctx, ptr %own, align 8
+  store i64 %tid, ptr %tid.p, align 8
+  %failed = call i32 @pthread_create(ptr %thread.p, ptr %attributes, ptr @worker, ptr %own)
+  %ok = icmp eq i32 %failed, 0
+  %tid.next = add i64 %tid, 1
+  br i1 %ok, label %check, label %out
+out:
+  ret i64 %tid
+}
+
+define void @mygrad_stop(ptr %ctx, i64 %nthreads) nounwind {
+entry:
+  %stop.p = $stop
+  %workers = $workers
+  store atomic i64 1, ptr %stop.p seq_cst, align 8
+  %job = load atomic i64, ptr %ctx monotonic, align 8
+  %job.next = add i64 %job, 1
+  call void @publish(ptr %ctx, ptr %ctx, i64 %job.next)
+  br label %check
+check:
+  %tid = phi i64 [ 1, %entry ], [ %tid.next, %join ]
+  %more = icmp ult i64 %tid, %nthreads
+  br i1 %more, label %join, label %out
+join:
+  %own = getelementptr [8 x i64], ptr %workers, i64 %tid
+  %thread.p = getelementptr i64, ptr %own, i64 2
+  %thread = load i64, ptr %thread.p, align 8
+  %joined = call i32 @pthread_join(i64 %thread, ptr null)
+  %tid.next = add i64 %tid, 1
+  br label %check
+out:
+  ret void
+}
+"""
