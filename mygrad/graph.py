@@ -98,6 +98,7 @@ class Node:
 
 
 _interned: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
+_attributed: Location | None = None
 
 
 def _intern(
@@ -116,9 +117,19 @@ def _intern(
     node = Node.__new__(Node)
     node.op, node.src, node.arg, node.shape, node.dtype = op, src, arg, shape, dtype
     node.device = device
-    node.location = user_location()
+    node.location = _attributed or user_location()
     _interned[key] = node
     return node
+
+
+def attribute_to(location: Location | None) -> None:
+    """Give the nodes made from now on this location; None: the user's line again.
+
+    For passes that make nodes on behalf of others: what a gradient computes belongs to the line of
+    the operation that is differentiated, not to the line that asked for gradients.
+    """
+    global _attributed
+    _attributed = location
 
 
 def _common_device(op: Op, src: tuple[Node, ...]) -> str | None:
@@ -195,9 +206,16 @@ def variable(name: str, low: int, high: int) -> Node:
 
 # --- alu -----------------------------------------------------------------------------------------------
 
-_INTEGER_OR_BOOL = frozenset({Op.AND, Op.OR, Op.XOR})
-_INTEGER = frozenset({Op.IDIV, Op.MOD, Op.SHL, Op.SHR})
-_FLOAT = frozenset({Op.SQRT, Op.EXP, Op.LOG, Op.SIN, Op.TRUNC, Op.DIV})
+# what operations take, where that is not every type: (kinds, as told to the user, remedy)
+_TAKES: dict[Op, tuple[str, str, str]] = {
+    **dict.fromkeys(
+        (Op.SQRT, Op.EXP, Op.LOG, Op.SIN, Op.TRUNC, Op.DIV),
+        ("f", "a float type", "cast with .float()"),
+    ),
+    **dict.fromkeys((Op.IDIV, Op.MOD, Op.SHL, Op.SHR), ("iu", "an integer type", "cast first")),
+    **dict.fromkeys((Op.AND, Op.OR, Op.XOR), ("biu", "an integer type or bool", "cast first")),
+    Op.NEG: ("iuf", "a number", "use logical_not"),
+}
 
 
 def alu(op: Op, *src: Node) -> Node:
@@ -206,46 +224,33 @@ def alu(op: Op, *src: Node) -> Node:
     Raises:
         ShapeError, DTypeError, DeviceError: operands do not agree, or op does not take the type.
     """
-    name = op.name.lower()
+    first, last = src[0], src[-1]
+    dtype, shape = last.dtype, last.shape
+    if len(src) != 1 and (op is Op.WHERE or first.shape != shape or first.dtype is not dtype):
+        _check_agreement(op, src)
     if len(src) != ARITY[op]:
-        raise InternalError(f"{name}: {len(src)} operands")
-    values = src[1:] if op is Op.WHERE else src
-    dtype, shape = values[0].dtype, src[0].shape
-    for s in src:
-        if s.shape != shape:
-            raise ShapeError(
-                message(
-                    name,
-                    f"shapes {' and '.join(str(x.shape) for x in src)}",
-                    "equal shapes",
-                    "broadcast first",
-                )
-            )
-    if any(v.dtype is not dtype for v in values) or (
-        op is Op.WHERE and src[0].dtype is not dt.bool_
-    ):
-        raise DTypeError(
-            message(
-                name,
-                " and ".join(s.dtype.name for s in src),
-                "a bool condition and equal types" if op is Op.WHERE else "equal types",
-                "cast one side",
-            )
-        )
-    _check_kind(op, name, dtype)
+        raise InternalError(f"{op.name.lower()}: {len(src)} operands")
+    takes = _TAKES.get(op)
+    if takes is not None and dtype.kind not in takes[0]:
+        raise DTypeError(message(op.name.lower(), dtype.name, *takes[1:]))
     result = dt.bool_ if op in (Op.LT, Op.EQ) else dtype
     return _intern(op, src, None, shape, result, _common_device(op, src))
 
 
-def _check_kind(op: Op, name: str, dtype: DType) -> None:
-    if op in _FLOAT and not dtype.is_float:
-        raise DTypeError(message(name, dtype.name, "a float type", "cast with .float()"))
-    if op in _INTEGER and not dtype.is_int:
-        raise DTypeError(message(name, dtype.name, "an integer type", "cast first"))
-    if op in _INTEGER_OR_BOOL and dtype.is_float:
-        raise DTypeError(message(name, dtype.name, "an integer type or bool", "cast first"))
-    if op is Op.NEG and dtype.kind == "b":
-        raise DTypeError(message(name, "bool", "a number", "use logical_not"))
+def _check_agreement(op: Op, src: tuple[Node, ...]) -> None:
+    if any(s.shape != src[0].shape for s in src):
+        shapes = " and ".join(str(s.shape) for s in src)
+        raise ShapeError(
+            message(op.name.lower(), f"shapes {shapes}", "equal shapes", "broadcast first")
+        )
+    where = op is Op.WHERE
+    values = src[1:] if where else src
+    if any(v.dtype is not values[0].dtype for v in values) or (
+        where and src[0].dtype is not dt.bool_
+    ):
+        expected = "a bool condition and equal types" if where else "equal types"
+        types = " and ".join(s.dtype.name for s in src)
+        raise DTypeError(message(op.name.lower(), types, expected, "cast one side"))
 
 
 def cast(x: Node, dtype: DType) -> Node:

@@ -23,6 +23,7 @@ from mygrad.errors import (
     ShapeError,
 )
 from mygrad.graph import HostCall, Node
+from mygrad.helpers import Location
 from mygrad.ops import ALU, ARITY, GRAPH, Op
 from mygrad.program import Buffer
 
@@ -84,6 +85,17 @@ def test_a_node_keeps_the_users_line():
     assert (node.location.file, node.location.line) == (__file__, line)
     again = graph.alu(Op.NEG, x)
     assert again.location.line == line, "the first line that made it"
+
+
+def test_nodes_can_be_attributed_to_another_line():
+    x, other = leaf(np.zeros(3)), Location("model.py", 7)
+    graph.attribute_to(other)
+    try:
+        node = graph.alu(Op.NEG, x)
+    finally:
+        graph.attribute_to(None)
+    assert node.location is other
+    assert graph.alu(Op.EXP, x).location.file == __file__
 
 
 def test_repr_and_text():

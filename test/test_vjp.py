@@ -363,6 +363,19 @@ def test_the_same_call_builds_the_same_graph():
     assert first[1] is second[1]
 
 
+def test_gradients_belong_to_the_line_of_their_operation():
+    x = leaf(random_array((3,)))
+    first = graph.alu(Op.MUL, x, leaf(random_array((3,), 1)))
+    second = graph.alu(Op.EXP, first)
+    seed = leaf(np.ones(3))
+    before = set(graph.toposort([second, seed]))
+    (g,) = gradient([second], [seed], [x])
+    made = [n for n in graph.toposort([g]) if n not in before]
+    assert [n.location for n in made] == [second.location, first.location]
+    later = graph.alu(Op.SIN, g)
+    assert later.location.line > g.location.line + 5
+
+
 def test_errors_name_shapes_and_remedy():
     x = leaf(random_array((2, 3)))
     with pytest.raises(GradientError, match=r"shape \(2, 3\) without a seed.*one element.*sum"):

@@ -40,40 +40,42 @@ def gradient(
                 "one seed for each output",
             )
         )
-    order = toposort(outputs)
-    active = _between(order, inputs, stop)
+    flows = _flows(toposort(outputs), set(inputs), set(stop))
     found: dict[Node, Node] = {}
     for output, seed in zip(outputs, seeds, strict=True):
         start = _seed(output, seed)
-        if output in active:
+        if output in flows:
             _accumulate(found, output, start)
-    wanted_at_end, stopped = set(inputs), set(stop)
-    for node in reversed(order):
-        if node not in active or node not in found:
-            continue
-        g = found[node] if node in wanted_at_end else found.pop(node)
-        wanted = [s in active and rule for s, rule in zip(node.src, has_rule(node), strict=False)]
-        if node in stopped or not any(wanted):
-            continue
-        for s, contribution in zip(node.src, pull_back(node, g, wanted), strict=True):
-            if contribution is not None:
-                _accumulate(found, s, contribution)
+    try:
+        for node, wanted in reversed(flows.items()):
+            if node in found and any(wanted):
+                graph.attribute_to(node.location)
+                for s, contribution in zip(
+                    node.src, pull_back(node, found[node], wanted), strict=True
+                ):
+                    if contribution is not None:
+                        _accumulate(found, s, contribution)
+    finally:
+        graph.attribute_to(None)
     return [found.get(node) for node in inputs]
 
 
-def _between(order: Sequence[Node], inputs: Sequence[Node], stop: Collection[Node]) -> set[Node]:
-    """The float nodes that gradients of `inputs` pass through."""
-    active = {node for node in inputs if node.dtype.is_float}
-    stopped = set(stop)
+def _flows(
+    order: Sequence[Node], inputs: Collection[Node], stop: Collection[Node]
+) -> dict[Node, tuple[bool, ...]]:
+    """The nodes on the way from inputs to outputs, operands first, and for each which of its
+    operands are on the way too."""
+    flows: dict[Node, tuple[bool, ...]] = {}
     for node in order:
-        if (
-            node.dtype.is_float
-            and node not in stopped
-            and node not in active
-            and any(s in active and rule for s, rule in zip(node.src, has_rule(node), strict=False))
-        ):
-            active.add(node)
-    return active
+        if not node.dtype.is_float:
+            continue
+        wanted: tuple[bool, ...] = ()
+        if node not in stop and any(s in flows for s in node.src):
+            rules = has_rule(node)
+            wanted = tuple(s in flows and rule for s, rule in zip(node.src, rules, strict=True))
+        if any(wanted) or node in inputs:
+            flows[node] = wanted
+    return flows
 
 
 def _accumulate(found: dict[Node, Node], node: Node, contribution: Node) -> None:

@@ -43,13 +43,11 @@ NOT_DIFFERENTIABLE = SOURCE | {
 
 
 def has_rule(node: Node) -> tuple[bool, ...]:
-    """For each operand whether a gradient can reach it."""
-    if node.op is Op.HOST:
-        return tuple(s.dtype.is_float for s in node.src)
-    row = VJP.get(node.op, ())
-    return tuple(
-        rule is not None and s.dtype.is_float for rule, s in zip(row, node.src, strict=False)
-    )
+    """For each operand whether it can have a gradient, if it is a float."""
+    row = VJP.get(node.op)
+    if row is None:
+        return (node.op is Op.HOST,) * len(node.src)
+    return tuple(rule is not None for rule in row)
 
 
 def pull_back(node: Node, g: Node, wanted: Sequence[bool]) -> list[Node | None]:
