@@ -18,12 +18,12 @@ from __future__ import annotations
 from math import gcd
 
 from mygrad.ops import Op
-from mygrad.scalar import OPERATORS, Expr, Linear, const, order, plain
+from mygrad.scalar import OPERATORS, Expr, Linear, add_plain, const, order, plain, scale_plain
 
 _CACHE_ENTRIES = 1 << 16
 _DISTRIBUTED_TERMS = 16  # products of sums beyond this many terms stay products
 _LARGE = 1 << 62
-_divisions: dict[tuple[Op, Expr, int], Expr] = {}  # results of floordiv and modulo by constants
+_results: dict[tuple[Op, Expr, Expr], Expr] = {}  # what add, mul, floordiv and modulo gave
 
 
 def is_bounded(e: Expr) -> bool:
@@ -36,7 +36,7 @@ def is_const(e: Expr) -> bool:
     return e.op is Op.CONST
 
 
-# --- sums ------------------------------------------------------------------------------------------------
+# --- sums -----------------------------------------------------------------------------------------
 
 
 def linear(e: Expr) -> Linear:
@@ -82,8 +82,10 @@ def _is_empty_axis(e: Expr) -> bool:
 
 def from_linear(terms: dict[Expr, int], constant: int) -> Expr:
     """The canonical expression of a linear form: terms in a fixed order, the constant last."""
-    if any(t.op is Op.MOD or t.op is Op.IDIV for t in terms):
-        terms, constant = _recombine(terms, constant)
+    for t in terms:
+        if t.op is Op.MOD or t.op is Op.IDIV:
+            terms, constant = _recombine(terms, constant)
+            break
     kept = [t for t, c in terms.items() if c]
     if not kept:
         return const(constant)
@@ -92,18 +94,29 @@ def from_linear(terms: dict[Expr, int], constant: int) -> Expr:
     result: Expr | None = None
     for term in kept:
         coefficient = terms[term]
-        product = term if coefficient == 1 else plain(Op.MUL, (term, const(coefficient)))
-        result = product if result is None else plain(Op.ADD, (result, product))
+        product = term if coefficient == 1 else scale_plain(term, coefficient)
+        result = product if result is None else add_plain(result, product)
     assert result is not None
-    return plain(Op.ADD, (result, const(constant))) if constant else result
+    if constant:
+        result = add_plain(result, const(constant))
+    if (
+        result.form is None
+        and result.low is not None
+        and result not in terms
+        and result.op is not Op.CONST
+    ):
+        result.form = {t: terms[t] for t in kept}, constant
+    return result
 
 
 def _recombine(terms: dict[Expr, int], constant: int) -> Linear:
     """Join quotients and remainders of the same division, until none is left."""
-    while True:
-        found = next((pair for t in terms if (pair := _partner(t, terms)) is not None), None)
+    work = list(terms)
+    while work:
+        t = work.pop()
+        found = _partner(t, terms) if terms.get(t) else None
         if found is None:
-            return terms, constant
+            continue
         terms = dict(terms)
         joined, factor, *gone = found
         for term in gone:
@@ -112,12 +125,17 @@ def _recombine(terms: dict[Expr, int], constant: int) -> Linear:
         constant += factor * extra
         for term, coefficient in more.items():
             terms[term] = terms.get(term, 0) + factor * coefficient
-        terms = {t: c for t, c in terms.items() if c}
+        work = list(terms)
+    return terms, constant
 
 
 def _partner(t: Expr, terms: dict[Expr, int]) -> tuple[Expr, int, Expr, Expr] | None:
     """(joined, factor, t, u) such that the two terms t and u with their coefficients are factor * joined."""
-    if (t.op is not Op.MOD and t.op is not Op.IDIV) or not is_const(t.src[1]) or not is_bounded(t.src[0]):
+    if (
+        (t.op is not Op.MOD and t.op is not Op.IDIV)
+        or not is_const(t.src[1])
+        or not is_bounded(t.src[0])
+    ):
         return None
     (a, divisor), factor = t.src, terms[t]
     if divisor.arg <= 0:
@@ -130,7 +148,12 @@ def _partner(t: Expr, terms: dict[Expr, int]) -> tuple[Expr, int, Expr, Expr] | 
     if terms.get(quotient) == factor * divisor.arg:  # (a // c)*c + a % c = a
         return a, factor, t, quotient
     for u, coefficient in terms.items():  # (a // c % d)*c + a % c = a % (c*d)
-        if u.op is Op.MOD and u.src[0] is quotient and coefficient == factor * divisor.arg and is_const(u.src[1]):
+        if (
+            u.op is Op.MOD
+            and u.src[0] is quotient
+            and coefficient == factor * divisor.arg
+            and is_const(u.src[1])
+        ):
             return modulo(a, const(divisor.arg * u.src[1].arg)), factor, t, u
     return None
 
@@ -141,12 +164,23 @@ def add(a: Expr, b: Expr) -> Expr:
         return a
     if a.op is Op.CONST and a.arg == 0:
         return b
+    key = (Op.ADD, a, b)
+    found = _results.get(key)
+    return found if found is not None else _remember(key, _add(a, b))
+
+
+def _add(a: Expr, b: Expr) -> Expr:
     terms, constant = form_of(a)
     more, extra = form_of(b)
-    if more:
-        terms = dict(terms)
-        for term, coefficient in more.items():
-            terms[term] = terms.get(term, 0) + coefficient
+    if not more:  # only the constant changes: keep the rest as it is
+        if not terms:
+            return const(constant + extra)
+        total = a.src[0] if a.op is Op.ADD and a.src[1].op is Op.CONST else a
+        constant += extra
+        return add_plain(total, const(constant)) if constant else total
+    terms = dict(terms)
+    for term, coefficient in more.items():
+        terms[term] = terms.get(term, 0) + coefficient
     return from_linear(terms, constant + extra)
 
 
@@ -155,10 +189,7 @@ def mul(a: Expr, b: Expr) -> Expr:
     if a.op is Op.CONST:
         a, b = b, a
     if b.op is Op.CONST:
-        if b.arg == 1:
-            return a
-        terms, constant = form_of(a)
-        return from_linear({t: c * b.arg for t, c in terms.items()}, constant * b.arg)
+        return a if b.arg == 1 else _scale(a, b)
     ours, theirs = form_of(a), form_of(b)
     if not ours[0] or not theirs[0]:
         return mul(const(ours[1]), b) if not ours[0] else mul(a, const(theirs[1]))
@@ -167,6 +198,16 @@ def mul(a: Expr, b: Expr) -> Expr:
     if single or (small and is_bounded(a) and is_bounded(b)):
         return _distribute(ours, theirs)
     return _product(a, b)
+
+
+def _scale(a: Expr, by: Expr) -> Expr:
+    key = (Op.MUL, a, by)
+    found = _results.get(key)
+    if found is None:
+        terms, constant = form_of(a)
+        found = from_linear({t: c * by.arg for t, c in terms.items()}, constant * by.arg)
+        _remember(key, found)
+    return found
 
 
 def _distribute(a: Linear, b: Linear) -> Expr:
@@ -198,7 +239,7 @@ def _product(a: Expr, b: Expr) -> Expr:
     return result
 
 
-# --- division and remainder ------------------------------------------------------------------------------
+# --- division and remainder -----------------------------------------------------------------------
 
 
 def floordiv(a: Expr, b: Expr) -> Expr:
@@ -214,8 +255,8 @@ def floordiv(a: Expr, b: Expr) -> Expr:
         return plain(Op.IDIV, (a, b))
     if b.arg < 0:
         return floordiv(-a, const(-b.arg)) if is_bounded(-a) else plain(Op.IDIV, (a, b))
-    key = (Op.IDIV, a, b.arg)
-    found = _divisions.get(key)
+    key = (Op.IDIV, a, b)
+    found = _results.get(key)
     if found is None:
         found = _remember(key, _floordiv(a, b.arg))
     return found
@@ -224,7 +265,7 @@ def floordiv(a: Expr, b: Expr) -> Expr:
 def modulo(a: Expr, b: Expr) -> Expr:
     """a % b for index expressions."""
     if not is_const(b):
-        fits = is_bounded(a) and is_bounded(b) and 0 <= a.low and a.high < b.low  # type: ignore[operator]
+        fits = is_bounded(a) and is_bounded(b) and a.low >= 0 and a.high < b.low  # type: ignore[operator]
         return a if fits else plain(Op.MOD, (a, b))
     if b.arg in (0, 1, -1):
         return const(0)  # by zero: 0 too
@@ -234,23 +275,24 @@ def modulo(a: Expr, b: Expr) -> Expr:
         return plain(Op.MOD, (a, b))
     if b.arg < 0:
         return -modulo(-a, const(-b.arg)) if is_bounded(-a) else plain(Op.MOD, (a, b))
-    key = (Op.MOD, a, b.arg)
-    found = _divisions.get(key)
+    key = (Op.MOD, a, b)
+    found = _results.get(key)
     if found is None:
         found = _remember(key, _modulo(a, b.arg))
     return found
 
 
-def _remember(key: tuple[Op, Expr, int], result: Expr) -> Expr:
-    if len(_divisions) >= _CACHE_ENTRIES:
-        _divisions.clear()
-    _divisions[key] = result
+def _remember(key: tuple[Op, Expr, Expr], result: Expr) -> Expr:
+    if len(_results) >= _CACHE_ENTRIES:
+        _results.clear()
+    _results[key] = result
     return result
 
 
 def _floordiv(a: Expr, d: int) -> Expr:
     """a // d for a bounded `a` and d > 1."""
-    assert a.low is not None and a.high is not None
+    assert a.low is not None
+    assert a.high is not None
     if a.low // d == a.high // d:
         return const(a.low // d)
     terms, constant = form_of(a)
@@ -273,7 +315,12 @@ def _floordiv(a: Expr, d: int) -> Expr:
 
 def _divide_quotient(a: Expr, inner: Expr, c: int, constant: int, d: int) -> Expr:
     """(inner // c + constant) // d"""
-    if c <= 0 or c * d >= _LARGE or abs(constant * c) >= _LARGE or not is_bounded(inner + constant * c):
+    if (
+        c <= 0
+        or c * d >= _LARGE
+        or abs(constant * c) >= _LARGE
+        or not is_bounded(inner + constant * c)
+    ):
         return plain(Op.IDIV, (a, const(d)))
     return floordiv(inner + constant * c, const(c * d))
 
@@ -290,7 +337,8 @@ _DIVIDE_TERM = {Op.IDIV: _divide_quotient, Op.MOD: _divide_remainder}
 
 def _modulo(a: Expr, d: int) -> Expr:
     """a % d for a bounded `a` and d > 1."""
-    assert a.low is not None and a.high is not None
+    assert a.low is not None
+    assert a.high is not None
     if a.low // d == a.high // d:
         return a + -(a.low // d) * d
     terms, constant = form_of(a)
@@ -324,7 +372,7 @@ def _drops_modulo(t: Expr, coefficient: int, d: int) -> bool:
     """Whether coefficient * (x % m) = coefficient * x modulo d."""
     if t.op is not Op.MOD or not is_const(t.src[1]) or not is_bounded(t.src[0]):
         return False
-    return coefficient * t.src[1].arg % d == 0
+    return bool(coefficient * t.src[1].arg % d == 0)
 
 
 def _toward_zero(a: int, d: int) -> int:
@@ -341,7 +389,11 @@ def _split(terms: dict[Expr, int], constant: int, d: int) -> tuple[int, Expr, Ex
             continue
         carry = low // g
         coarse = {t: c // g for t, c in terms.items() if not c % g}
-        return g, from_linear(coarse, constant // g + carry), from_linear(fine, constant % g - carry * g)
+        return (
+            g,
+            from_linear(coarse, constant // g + carry),
+            from_linear(fine, constant % g - carry * g),
+        )
     return None
 
 
@@ -349,7 +401,8 @@ def interval(terms: dict[Expr, int], constant: int) -> tuple[int, int]:
     """The range of a sum whose terms are all bounded."""
     low = high = constant
     for t, c in terms.items():
-        assert t.low is not None and t.high is not None
+        assert t.low is not None
+        assert t.high is not None
         low += c * (t.low if c > 0 else t.high)
         high += c * (t.high if c > 0 else t.low)
     return low, high
@@ -365,7 +418,7 @@ def difference(a: Expr, b: Expr) -> Linear:
     return {t: c for t, c in terms.items() if c}, constant - extra
 
 
-# --- the rest of integer arithmetic ----------------------------------------------------------------------
+# --- the rest of integer arithmetic ---------------------------------------------------------------
 
 
 def negative(a: Expr) -> Expr:

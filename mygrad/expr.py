@@ -26,7 +26,7 @@ from mygrad.algebra import add, floordiv, form_of, from_linear, linear, modulo, 
 from mygrad.dtype import DType
 from mygrad.errors import InternalError
 from mygrad.fold import simplify
-from mygrad.logic import bound_on, both, conjuncts, either, equal, invert, less, ranges_of, where
+from mygrad.logic import both, bound_on, conjuncts, either, equal, invert, less, ranges_of, where
 from mygrad.numeric import evaluate_alu, value_dtype
 from mygrad.ops import ALU, Op
 from mygrad.scalar import (
@@ -49,14 +49,50 @@ from mygrad.scalar import (
 )
 
 __all__ = [
-    "Expr", "add", "alu", "axis", "both", "bound_on", "bounds_with", "conjuncts", "const", "describe", "digest",
-    "either", "equal", "evaluate", "floordiv", "free_axes", "from_linear", "given", "invert", "is_false",
-    "is_true", "less", "linear", "load", "modulo", "mul", "order", "param", "plain", "ranges_of", "rebuild", "reduce", "scan",
-    "stride", "substitute", "text", "toposort", "var", "where", "wrap",
+    "Expr",
+    "add",
+    "alu",
+    "axis",
+    "both",
+    "bound_on",
+    "bounds_with",
+    "conjuncts",
+    "const",
+    "describe",
+    "digest",
+    "either",
+    "equal",
+    "evaluate",
+    "floordiv",
+    "free_axes",
+    "from_linear",
+    "given",
+    "invert",
+    "is_false",
+    "is_true",
+    "less",
+    "linear",
+    "load",
+    "modulo",
+    "mul",
+    "order",
+    "param",
+    "plain",
+    "ranges_of",
+    "rebuild",
+    "reduce",
+    "scan",
+    "stride",
+    "substitute",
+    "text",
+    "toposort",
+    "var",
+    "where",
+    "wrap",
 ]
 
 
-# --- construction ------------------------------------------------------------------------------------
+# --- construction ---------------------------------------------------------------------------------
 
 
 def load(slot: int | str, dtype: DType, index: Expr, valid: Expr | None = None) -> Expr:
@@ -90,7 +126,7 @@ def alu(op: Op, *src: Expr, dtype: DType | None = None) -> Expr:
     return simplify(op, src, dtype)
 
 
-# --- questions and substitution ------------------------------------------------------------------------
+# --- questions and substitution -------------------------------------------------------------------
 
 
 def toposort(roots: Iterable[Expr]) -> list[Expr]:
@@ -169,14 +205,16 @@ def _resum(e: Expr, done: dict[Expr, Expr]) -> Expr:
 
 def _substituted(node: Expr, done: dict[Expr, Expr], mapping: Mapping[Expr, Expr]) -> Expr:
     src = tuple(done[s] for s in node.src)
-    renamed = (node.op is Op.REDUCE or node.op is Op.SCAN) and any(a in mapping for a in _bound_axes(node))
+    renamed = (node.op is Op.REDUCE or node.op is Op.SCAN) and any(
+        a in mapping for a in _bound_axes(node)
+    )
     if renamed or any(new is not old for new, old in zip(src, node.src, strict=True)):
         return rebuild(node, src, lambda a: mapping.get(a, a))
     return node
 
 
 def _bound_axes(e: Expr) -> tuple[Expr, ...]:
-    return e.arg[1] if e.op is Op.REDUCE else e.arg[1:]
+    return tuple(e.arg[1] if e.op is Op.REDUCE else e.arg[1:])
 
 
 def stride(e: Expr, axis: Expr) -> int | None:
@@ -230,11 +268,14 @@ def _within(e: Expr, total: Expr, low: int, high: int) -> Expr:
     return substitute(changed, {narrow: total})
 
 
-# --- evaluation ------------------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
-def evaluate(e: Expr, env: Mapping[Expr, Any], loads: Mapping[int | str, np.ndarray[Any, Any]] | None = None,
-             ) -> np.ndarray[Any, Any]:
+def evaluate(
+    e: Expr,
+    env: Mapping[Expr, Any],
+    loads: Mapping[int | str, np.ndarray[Any, Any]] | None = None,
+) -> np.ndarray[Any, Any]:
     """The value of an expression without REDUCE and SCAN, by NumPy broadcasting.
 
     `env` gives the value, a number or an array, of every AXIS, PARAM and VAR; `loads` the flat value arrays
@@ -261,18 +302,32 @@ def evaluate(e: Expr, env: Mapping[Expr, Any], loads: Mapping[int | str, np.ndar
     return values[e]
 
 
-def _read(array: np.ndarray[Any, Any], operands: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    if len(operands) == 1:
-        return array[operands[0]]
-    index, valid = operands
+def _read(
+    array: np.ndarray[Any, Any], operands: list[np.ndarray[Any, Any]]
+) -> np.ndarray[Any, Any]:
+    index, valid = operands if len(operands) == 2 else (operands[0], np.True_)
     inside = np.where(valid, index, 0)
-    return np.where(valid, array[inside] if array.size else array.dtype.type(0), array.dtype.type(0))
+    return np.where(
+        valid, array[inside] if array.size else array.dtype.type(0), array.dtype.type(0)
+    )
 
 
-# --- printing --------------------------------------------------------------------------------------------
+# --- printing -------------------------------------------------------------------------------------
 
-_INFIX = {Op.ADD: "+", Op.MUL: "*", Op.DIV: "/", Op.IDIV: "//", Op.MOD: "%", Op.LT: "<", Op.EQ: "==",
-          Op.AND: "&", Op.OR: "|", Op.XOR: "^", Op.SHL: "<<", Op.SHR: ">>"}
+_INFIX = {
+    Op.ADD: "+",
+    Op.MUL: "*",
+    Op.DIV: "/",
+    Op.IDIV: "//",
+    Op.MOD: "%",
+    Op.LT: "<",
+    Op.EQ: "==",
+    Op.AND: "&",
+    Op.OR: "|",
+    Op.XOR: "^",
+    Op.SHL: "<<",
+    Op.SHR: ">>",
+}
 
 
 def text(e: Expr) -> str:

@@ -53,7 +53,7 @@ def _fold(op: Op, src: tuple[Expr, ...], dtype: DType) -> Expr | None:
     return None if dtype.is_float and math.isnan(value) else const(value, dtype)
 
 
-# --- casts -----------------------------------------------------------------------------------------------
+# --- casts ----------------------------------------------------------------------------------------
 
 
 def _convert(op: Op, x: Expr, dtype: DType) -> Expr:
@@ -63,7 +63,9 @@ def _convert(op: Op, x: Expr, dtype: DType) -> Expr:
         found = _fold(op, (x,), dtype)
         if found is not None:
             return found
-    if x.op is op is Op.BITCAST and x.dtype.kind != "b":  # as bool, bytes other than 0 and 1 are lost
+    if (
+        x.op is op is Op.BITCAST and x.dtype.kind != "b"
+    ):  # as bool, bytes other than 0 and 1 are lost
         return _convert(op, x.src[0], dtype)
     if x.op is op is Op.CAST and _skips(x.src[0].dtype, x.dtype, dtype):
         return _convert(op, x.src[0], dtype)
@@ -95,7 +97,7 @@ def _skips(source: DType, middle: DType, target: DType) -> bool:
     return not rounds_or_wraps or _holds(target, source)
 
 
-# --- identities, a table for each kind of number ---------------------------------------------------------
+# --- identities, a table for each kind of number --------------------------------------------------
 
 
 def _shift_left(a: Expr, n: Expr) -> Expr | None:
@@ -117,13 +119,29 @@ def _mask(a: Expr, b: Expr) -> Expr | None:
 
 
 _INDEX: dict[Op, Rule] = {
-    Op.ADD: add, Op.MUL: mul, Op.NEG: negative, Op.IDIV: floordiv, Op.MOD: modulo, Op.MAX: maximum,
-    Op.LT: less, Op.EQ: equal, Op.SHL: _shift_left, Op.SHR: _shift_right, Op.AND: _mask,
-    Op.OR: lambda a, b: a if a is b else None, Op.XOR: lambda a, b: const(0) if a is b else None,
+    Op.ADD: add,
+    Op.MUL: mul,
+    Op.NEG: negative,
+    Op.IDIV: floordiv,
+    Op.MOD: modulo,
+    Op.MAX: maximum,
+    Op.LT: less,
+    Op.EQ: equal,
+    Op.SHL: _shift_left,
+    Op.SHR: _shift_right,
+    Op.AND: _mask,
+    Op.OR: lambda a, b: a if a is b else None,
+    Op.XOR: lambda a, b: const(0) if a is b else None,
 }
 _BOOL: dict[Op, Rule] = {
-    Op.ADD: either, Op.MUL: both, Op.MAX: either, Op.AND: both, Op.OR: either, Op.XOR: differs,
-    Op.EQ: lambda a, b: invert(differs(a, b)), Op.LT: lambda a, b: both(invert(a), b),
+    Op.ADD: either,
+    Op.MUL: both,
+    Op.MAX: either,
+    Op.AND: both,
+    Op.OR: either,
+    Op.XOR: differs,
+    Op.EQ: lambda a, b: invert(differs(a, b)),
+    Op.LT: lambda a, b: both(invert(a), b),
 }
 
 

@@ -19,10 +19,12 @@ from mygrad.scalar import OPERATORS, Expr, Linear, const, is_false, is_true, ord
 _CACHE_ENTRIES = 1 << 16
 _LARGE = 1 << 62
 _TRUE, _FALSE = const(True, dt.bool_), const(False, dt.bool_)
+Bound = tuple[Expr, int, int]
 _results: dict[tuple[Op, Expr, Expr], Expr] = {}
+_bounds: dict[Expr, Bound | None] = {}
 
 
-# --- comparisons -----------------------------------------------------------------------------------------
+# --- comparisons ----------------------------------------------------------------------------------
 
 
 def less(a: Expr, b: Expr) -> Expr:
@@ -86,13 +88,16 @@ def _drop_small(terms: dict[Expr, int], limit: int) -> Linear | None:
 
 def _less_canonical(a: Expr, b: Expr, terms: dict[Expr, int], limit: int) -> Expr:
     if len(terms) == 1:
-        (term, coefficient), = terms.items()
+        ((term, coefficient),) = terms.items()
         if term.op is Op.IDIV and is_const(term.src[1]) and abs(coefficient) == 1:
             inner, divisor = term.src[0], term.src[1].arg
             if divisor > 0 and abs(limit * divisor) < _LARGE:
                 # x // d < n is x < n*d; -(x // d) < n is (1 - n)*d <= x
-                return (less(inner, const(limit * divisor)) if coefficient > 0
-                        else less(const((1 - limit) * divisor - 1), inner))
+                return (
+                    less(inner, const(limit * divisor))
+                    if coefficient > 0
+                    else less(const((1 - limit) * divisor - 1), inner)
+                )
     return _sides(Op.LT, terms, limit) or plain(Op.LT, (a, b))
 
 
@@ -145,12 +150,14 @@ def _equal_digits(terms: dict[Expr, int], target: int) -> Expr | None:
         if rest > high:
             return _FALSE
         coarse = {t: c // d for t, c in terms.items() if not c % d}
-        return both(equal(from_linear(coarse, 0), const((target - rest) // d)),
-                    equal(from_linear(fine, 0), const(rest)))
+        return both(
+            equal(from_linear(coarse, 0), const((target - rest) // d)),
+            equal(from_linear(fine, 0), const(rest)),
+        )
     return None
 
 
-# --- conditions ------------------------------------------------------------------------------------------
+# --- conditions -----------------------------------------------------------------------------------
 
 
 def invert(a: Expr) -> Expr:
@@ -159,7 +166,12 @@ def invert(a: Expr) -> Expr:
         return _FALSE if a.arg else _TRUE
     if a.op is Op.XOR and a.src[1] is _TRUE:
         return a.src[0]
-    if a.op is Op.LT and a.src[0].dtype is dt.index and is_bounded(a.src[0]) and is_bounded(a.src[1]):
+    if (
+        a.op is Op.LT
+        and a.src[0].dtype is dt.index
+        and is_bounded(a.src[0])
+        and is_bounded(a.src[1])
+    ):
         return less(a.src[1], a.src[0] + 1)
     return plain(Op.XOR, (a, _TRUE))
 
@@ -217,11 +229,19 @@ def _join(op: Op, parts: list[Expr]) -> Expr:
     return result
 
 
-def bound_on(e: Expr) -> tuple[Expr, int, int] | None:
+def bound_on(e: Expr) -> Bound | None:
     """(sum, low, high) if the condition is low <= sum <= high for a bounded sum, the first coefficient of
     which is positive; else None."""
     if (e.op is not Op.LT and e.op is not Op.EQ) or e.src[0].dtype is not dt.index:
         return None
+    if e not in _bounds:
+        if len(_bounds) >= _CACHE_ENTRIES:
+            _bounds.clear()
+        _bounds[e] = _bound_on(e)
+    return _bounds[e]
+
+
+def _bound_on(e: Expr) -> Bound | None:
     if not is_bounded(e.src[0]) or not is_bounded(e.src[1]):
         return None
     terms, constant = difference(*e.src)
@@ -271,7 +291,8 @@ def _implied(e: Expr, ranges: dict[Expr, tuple[int, int]]) -> bool:
 
 def _as_conditions(total: Expr, low: int, high: int) -> list[Expr]:
     """low <= total <= high as the fewest comparisons."""
-    assert total.low is not None and total.high is not None
+    assert total.low is not None
+    assert total.high is not None
     if low == high:
         return conjuncts(equal(total, const(low)))
     found = [less(const(low - 1), total)] if low > total.low else []

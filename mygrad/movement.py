@@ -144,31 +144,52 @@ _MERGE: dict[Op, Callable[[Any, Any], Any]] = {
 }
 
 
-def _merge_pad_shrink(pad: tuple[Shape, ...], shrink: tuple[Shape, ...], shape: Shape) -> Step | None:
+def _merge_pad_shrink(
+    pad: tuple[Shape, ...], shrink: tuple[Shape, ...], shape: Shape
+) -> Step | None:
     """A SHRINK if nothing padded is left on any axis, a PAD if nothing original is lost on any."""
-    window = [(start - before, stop - before)
-              for (before, _), (start, stop) in zip(pad, shrink, strict=True)]
-    if all(0 <= start and stop <= extent for (start, stop), extent in zip(window, shape, strict=True)):
+    window = [
+        (start - before, stop - before)
+        for (before, _), (start, stop) in zip(pad, shrink, strict=True)
+    ]
+    if all(
+        start >= 0 and stop <= extent for (start, stop), extent in zip(window, shape, strict=True)
+    ):
         return Op.SHRINK, tuple(window)
-    if all(start <= 0 and stop >= extent for (start, stop), extent in zip(window, shape, strict=True)):
-        return Op.PAD, tuple((-start, stop - extent)
-                             for (start, stop), extent in zip(window, shape, strict=True))
+    if all(
+        start <= 0 and stop >= extent for (start, stop), extent in zip(window, shape, strict=True)
+    ):
+        return Op.PAD, tuple(
+            (-start, stop - extent) for (start, stop), extent in zip(window, shape, strict=True)
+        )
     return None
 
 
-# --- validation ------------------------------------------------------------------------------------------
+# --- validation -----------------------------------------------------------------------------------
 
 
 def _check_axis(name: str, axis: int, rank: int) -> None:
     if not 0 <= axis < rank:
-        raise IndexRangeError(message(name, f"axis {axis}", f"an axis in 0 .. {rank - 1}" if rank else
-                                      "an array with axes", f"the input has {rank} axes"))
+        raise IndexRangeError(
+            message(
+                name,
+                f"axis {axis}",
+                f"an axis in 0 .. {rank - 1}" if rank else "an array with axes",
+                f"the input has {rank} axes",
+            )
+        )
 
 
 def _check_pairs(name: str, shape: Shape, arg: tuple[Shape, ...], what: str) -> None:
     if len(arg) != len(shape) or any(len(pair) != 2 for pair in arg):
-        raise ShapeError(message(name, f"{arg} for shape {shape}", f"one {what} pair for each axis",
-                                 f"give {len(shape)} pairs"))
+        raise ShapeError(
+            message(
+                name,
+                f"{arg} for shape {shape}",
+                f"one {what} pair for each axis",
+                f"give {len(shape)} pairs",
+            )
+        )
 
 
 def _check_extents(name: str, new: Shape) -> None:
@@ -181,14 +202,20 @@ def _check_steps(name: str, stride: int, dilation: int) -> None:
         raise ShapeError(message(name, f"stride {stride}, dilation {dilation}", "both at least 1"))
 
 
-# --- RESHAPE ---------------------------------------------------------------------------------------------
+# --- RESHAPE --------------------------------------------------------------------------------------
 
 
 def _reshape_shape(shape: Shape, new: Shape) -> Shape:
     _check_extents("reshape", new)
     if prod(new) != prod(shape):
-        raise ShapeError(message("reshape", f"{shape} to {new}", f"{prod(shape)} elements, not {prod(new)}",
-                                 "give a shape with as many elements"))
+        raise ShapeError(
+            message(
+                "reshape",
+                f"{shape} to {new}",
+                f"{prod(shape)} elements, not {prod(new)}",
+                "give a shape with as many elements",
+            )
+        )
     return tuple(new)
 
 
@@ -223,14 +250,16 @@ def _reshape_index(shape: Shape, new: Shape, out: Index) -> tuple[Index, None]:
     return tuple(found), None
 
 
-# --- PERMUTE, EXPAND, FLIP -------------------------------------------------------------------------------
+# --- PERMUTE, EXPAND, FLIP ------------------------------------------------------------------------
 
 
 def _permute_shape(shape: Shape, order: tuple[int, ...]) -> Shape:
     for axis in order:
         _check_axis("permute", axis, len(shape))
     if len(order) != len(shape) or len(set(order)) != len(order):
-        raise ShapeError(message("permute", f"{order} for shape {shape}", "every axis exactly once"))
+        raise ShapeError(
+            message("permute", f"{order} for shape {shape}", "every axis exactly once")
+        )
     return tuple(shape[axis] for axis in order)
 
 
@@ -245,9 +274,15 @@ def _permute_index(shape: Shape, order: tuple[int, ...], out: Index) -> tuple[In
 def _expand_shape(shape: Shape, new: Shape) -> Shape:
     _check_extents("expand", new)
     lead = len(new) - len(shape)
-    if lead < 0 or any(a not in (1, b) for a, b in zip(shape, new[max(lead, 0):], strict=False)):
-        raise ShapeError(message("expand", f"{shape} to {tuple(new)}", "extents equal or 1, from the right",
-                                 "reshape first so that the axes line up"))
+    if lead < 0 or any(a not in (1, b) for a, b in zip(shape, new[max(lead, 0) :], strict=False)):
+        raise ShapeError(
+            message(
+                "expand",
+                f"{shape} to {tuple(new)}",
+                "extents equal or 1, from the right",
+                "reshape first so that the axes line up",
+            )
+        )
     return tuple(new)
 
 
@@ -258,8 +293,9 @@ def _expand_index(shape: Shape, new: Shape, out: Index) -> tuple[Index, None]:
 
 def _expand_adjoint(shape: Shape, new: Shape) -> tuple[Step, ...]:
     lead = len(new) - len(shape)
-    axes = tuple(range(lead)) + tuple(lead + i for i, extent in enumerate(shape)
-                                      if extent != new[lead + i])
+    axes = tuple(range(lead)) + tuple(
+        lead + i for i, extent in enumerate(shape) if extent != new[lead + i]
+    )
     kept = tuple(extent for axis, extent in enumerate(new) if axis not in axes)
     steps: tuple[Step, ...] = ((Op.REDUCE, (Op.ADD, axes)),) if axes else ()
     return steps if kept == shape else (*steps, (Op.RESHAPE, shape))
@@ -274,17 +310,23 @@ def _flip_shape(shape: Shape, axes: tuple[int, ...]) -> Shape:
 
 
 def _flip_index(shape: Shape, axes: tuple[int, ...], out: Index) -> tuple[Index, None]:
-    return tuple(const(shape[axis] - 1) - at if axis in axes else at for axis, at in enumerate(out)), None
+    return tuple(
+        const(shape[axis] - 1) - at if axis in axes else at for axis, at in enumerate(out)
+    ), None
 
 
-# --- PAD, SHRINK -----------------------------------------------------------------------------------------
+# --- PAD, SHRINK ----------------------------------------------------------------------------------
 
 
 def _pad_shape(shape: Shape, pairs: tuple[Shape, ...]) -> Shape:
     _check_pairs("pad", shape, pairs, "(before, after)")
     if any(before < 0 or after < 0 for before, after in pairs):
-        raise ShapeError(message("pad", pairs, "widths of 0 or more", "use shrink to remove elements"))
-    return tuple(extent + before + after for extent, (before, after) in zip(shape, pairs, strict=True))
+        raise ShapeError(
+            message("pad", pairs, "widths of 0 or more", "use shrink to remove elements")
+        )
+    return tuple(
+        extent + before + after for extent, (before, after) in zip(shape, pairs, strict=True)
+    )
 
 
 def _pad_index(shape: Shape, pairs: tuple[Shape, ...], out: Index) -> tuple[Index, Expr]:
@@ -299,29 +341,49 @@ def _pad_index(shape: Shape, pairs: tuple[Shape, ...], out: Index) -> tuple[Inde
 
 
 def _pad_adjoint(shape: Shape, pairs: tuple[Shape, ...]) -> tuple[Step, ...]:
-    return ((Op.SHRINK, tuple((before, before + extent)
-                              for extent, (before, _) in zip(shape, pairs, strict=True))),)
+    return (
+        (
+            Op.SHRINK,
+            tuple(
+                (before, before + extent) for extent, (before, _) in zip(shape, pairs, strict=True)
+            ),
+        ),
+    )
 
 
 def _shrink_shape(shape: Shape, pairs: tuple[Shape, ...]) -> Shape:
     _check_pairs("shrink", shape, pairs, "(start, stop)")
     for extent, (start, stop) in zip(shape, pairs, strict=True):
         if not 0 <= start <= stop <= extent:
-            raise IndexRangeError(message("shrink", f"{pairs} for shape {shape}",
-                                          "0 <= start <= stop <= extent", "use pad to add elements"))
+            raise IndexRangeError(
+                message(
+                    "shrink",
+                    f"{pairs} for shape {shape}",
+                    "0 <= start <= stop <= extent",
+                    "use pad to add elements",
+                )
+            )
     return tuple(stop - start for start, stop in pairs)
 
 
 def _shrink_index(shape: Shape, pairs: tuple[Shape, ...], out: Index) -> tuple[Index, None]:
-    return tuple(at + start if start else at for at, (start, _) in zip(out, pairs, strict=True)), None
+    return tuple(
+        at + start if start else at for at, (start, _) in zip(out, pairs, strict=True)
+    ), None
 
 
 def _shrink_adjoint(shape: Shape, pairs: tuple[Shape, ...]) -> tuple[Step, ...]:
-    return ((Op.PAD, tuple((start, extent - stop)
-                           for extent, (start, stop) in zip(shape, pairs, strict=True))),)
+    return (
+        (
+            Op.PAD,
+            tuple(
+                (start, extent - stop) for extent, (start, stop) in zip(shape, pairs, strict=True)
+            ),
+        ),
+    )
 
 
-# --- WINDOW, UNWINDOW ------------------------------------------------------------------------------------
+# --- WINDOW, UNWINDOW -----------------------------------------------------------------------------
 
 
 def _window_shape(shape: Shape, arg: tuple[int, int, int, int]) -> Shape:
@@ -329,15 +391,23 @@ def _window_shape(shape: Shape, arg: tuple[int, int, int, int]) -> Shape:
     _check_axis("window", axis, len(shape))
     _check_steps("window", stride, dilation)
     span = dilation * (size - 1) + 1
-    if size < 1 or span > max(shape[axis], 1):  # an empty axis has no window of size 1, which is no error
-        raise ShapeError(message("window", f"size {size} with dilation {dilation} on extent {shape[axis]}",
-                                 "a window of at least 1 that fits the axis", "pad the axis first"))
-    return (*shape[:axis], (shape[axis] - span) // stride + 1, size, *shape[axis + 1:])
+    if size < 1 or span > max(
+        shape[axis], 1
+    ):  # an empty axis has no window of size 1, which is no error
+        raise ShapeError(
+            message(
+                "window",
+                f"size {size} with dilation {dilation} on extent {shape[axis]}",
+                "a window of at least 1 that fits the axis",
+                "pad the axis first",
+            )
+        )
+    return (*shape[:axis], (shape[axis] - span) // stride + 1, size, *shape[axis + 1 :])
 
 
 def _window_index(shape: Shape, arg: tuple[int, int, int, int], out: Index) -> tuple[Index, None]:
     axis, _, stride, dilation = arg
-    return (*out[:axis], out[axis] * stride + out[axis + 1] * dilation, *out[axis + 2:]), None
+    return (*out[:axis], out[axis] * stride + out[axis + 1] * dilation, *out[axis + 2 :]), None
 
 
 def _window_adjoint(shape: Shape, arg: tuple[int, int, int, int]) -> tuple[Step, ...]:
@@ -348,10 +418,12 @@ def _window_adjoint(shape: Shape, arg: tuple[int, int, int, int]) -> tuple[Step,
 def _window_apply(array: Array, arg: tuple[int, int, int, int]) -> Array:
     axis, size, stride, dilation = arg
     count = (array.shape[axis] - dilation * (size - 1) - 1) // stride + 1
-    starts = (k * dilation for k in range(size))
     lead = (slice(None),) * axis
-    return np.stack([array[(*lead, slice(start, start + (count - 1) * stride + 1, stride))]
-                     if count else array[(*lead, slice(0, 0))] for start in starts], axis + 1)
+    places = [
+        slice(k * dilation, k * dilation + max(count - 1, 0) * stride + (count > 0), stride)
+        for k in range(size)
+    ]
+    return np.stack([array[lead + (place,)] for place in places], axis + 1)  # noqa: RUF005
 
 
 def _unwindow_shape(shape: Shape, arg: tuple[int, int, int, int]) -> Shape:
@@ -360,7 +432,7 @@ def _unwindow_shape(shape: Shape, arg: tuple[int, int, int, int]) -> Shape:
     _check_axis("unwindow", axis + 1, len(shape))
     _check_steps("unwindow", stride, dilation)
     _check_extents("unwindow", (extent,))
-    return (*shape[:axis], extent, *shape[axis + 1:])
+    return (*shape[:axis], extent, *shape[axis + 1 :])
 
 
 def _unwindow_index(shape: Shape, arg: tuple[int, int, int, int], out: Index) -> tuple[Index, Expr]:
@@ -368,7 +440,7 @@ def _unwindow_index(shape: Shape, arg: tuple[int, int, int, int], out: Index) ->
     place = out[axis] - out[axis + 1] * dilation
     valid = both(place >= 0, less(place, const(stride * (shape[axis] - 1) + 1)))
     valid = both(valid, equal(place % stride, const(0)))
-    return (*out[:axis], place // stride, *out[axis + 1:]), valid
+    return (*out[:axis], place // stride, *out[axis + 1 :]), valid
 
 
 def _unwindow_adjoint(shape: Shape, arg: tuple[int, int, int, int]) -> tuple[Step, ...]:
@@ -376,7 +448,7 @@ def _unwindow_adjoint(shape: Shape, arg: tuple[int, int, int, int]) -> tuple[Ste
     a window of the flat axis. Places beyond `extent` are padded with zeros."""
     axis, extent, stride, dilation = arg
     count, size = shape[axis], shape[axis + 1]
-    lead, rest = shape[:axis], shape[axis + 2:]
+    lead, rest = shape[:axis], shape[axis + 2 :]
     if prod(shape) == 0:
         if extent == 0 or prod((*lead, size, *rest)) == 0:  # the output is empty too
             return ((Op.RESHAPE, shape),)
@@ -401,11 +473,11 @@ def _unwindow_apply(array: Array, arg: tuple[int, int, int, int]) -> Array:
     for k in range(moved.shape[1]):
         room = len(range(k * dilation, extent, stride))
         count = min(room, moved.shape[0])
-        out[k * dilation:k * dilation + count * stride:stride, k][:count] = moved[:count, k]
+        out[k * dilation : k * dilation + count * stride : stride, k][:count] = moved[:count, k]
     return np.moveaxis(out, (0, 1), (axis, axis + 1))
 
 
-# --- the table -------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -423,28 +495,55 @@ _TRUE = equal(const(0), const(0))
 
 TABLE: dict[Op, Movement] = {
     Op.RESHAPE: Movement(
-        _reshape_shape, _reshape_index, lambda shape, new: ((Op.RESHAPE, shape),),
-        lambda array, new: array.reshape(new), lambda shape, new: shape == new),
+        _reshape_shape,
+        _reshape_index,
+        lambda shape, new: ((Op.RESHAPE, shape),),
+        lambda array, new: array.reshape(new),
+        lambda shape, new: shape == new,
+    ),
     Op.PERMUTE: Movement(
-        _permute_shape, _permute_index, lambda shape, order: ((Op.PERMUTE, _inverse(order)),),
+        _permute_shape,
+        _permute_index,
+        lambda shape, order: ((Op.PERMUTE, _inverse(order)),),
         lambda array, order: array.transpose(order),
-        lambda shape, order: order == tuple(range(len(order)))),
+        lambda shape, order: order == tuple(range(len(order))),
+    ),
     Op.EXPAND: Movement(
-        _expand_shape, _expand_index, _expand_adjoint,
-        lambda array, new: np.broadcast_to(array, new), lambda shape, new: shape == new),
+        _expand_shape,
+        _expand_index,
+        _expand_adjoint,
+        lambda array, new: np.broadcast_to(array, new),
+        lambda shape, new: shape == new,
+    ),
     Op.PAD: Movement(
-        _pad_shape, _pad_index, _pad_adjoint, lambda array, pairs: np.pad(array, pairs)
-        if pairs else array, lambda shape, pairs: all(pair == (0, 0) for pair in pairs)),
+        _pad_shape,
+        _pad_index,
+        _pad_adjoint,
+        lambda array, pairs: np.pad(array, pairs) if pairs else array,
+        lambda shape, pairs: all(pair == (0, 0) for pair in pairs),
+    ),
     Op.SHRINK: Movement(
-        _shrink_shape, _shrink_index, _shrink_adjoint,
+        _shrink_shape,
+        _shrink_index,
+        _shrink_adjoint,
         lambda array, pairs: array[tuple(slice(*pair) for pair in pairs)],
-        lambda shape, pairs: pairs == tuple((0, extent) for extent in shape)),
+        lambda shape, pairs: pairs == tuple((0, extent) for extent in shape),
+    ),
     Op.FLIP: Movement(
-        _flip_shape, _flip_index, lambda shape, axes: ((Op.FLIP, axes),),
-        lambda array, axes: np.flip(array, axes), lambda shape, axes: all(shape[a] <= 1 for a in axes)),
+        _flip_shape,
+        _flip_index,
+        lambda shape, axes: ((Op.FLIP, axes),),
+        lambda array, axes: np.flip(array, axes),
+        lambda shape, axes: all(shape[a] <= 1 for a in axes),
+    ),
     Op.WINDOW: Movement(
-        _window_shape, _window_index, _window_adjoint, _window_apply, lambda shape, arg: False),
+        _window_shape, _window_index, _window_adjoint, _window_apply, lambda shape, arg: False
+    ),
     Op.UNWINDOW: Movement(
-        _unwindow_shape, _unwindow_index, _unwindow_adjoint, _unwindow_apply,
-        lambda shape, arg: shape[arg[0]] == arg[1] and shape[arg[0] + 1] == 1 and arg[2] == 1),
+        _unwindow_shape,
+        _unwindow_index,
+        _unwindow_adjoint,
+        _unwindow_apply,
+        lambda shape, arg: shape[arg[0]] == arg[1] and shape[arg[0] + 1] == 1 and arg[2] == 1,
+    ),
 }

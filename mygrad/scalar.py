@@ -30,7 +30,20 @@ _NO_AXES: frozenset[Expr] = frozenset()
 class Expr:
     """One interned expression node. Build them with the functions of `expr.py`, never directly."""
 
-    __slots__ = ("__weakref__", "arg", "axes", "binds", "digest", "dtype", "form", "high", "low", "op", "src")
+    __slots__ = (
+        "__weakref__",
+        "arg",
+        "axes",
+        "binds",
+        "digest",
+        "dtype",
+        "form",
+        "high",
+        "low",
+        "op",
+        "rank",
+        "src",
+    )
 
     op: Op
     src: tuple[Expr, ...]
@@ -38,10 +51,13 @@ class Expr:
     dtype: DType
     low: int | None  # interval bounds of integer and bool expressions; None when unknown
     high: int | None
-    axes: frozenset[Expr] | None  # free axes; None for an AXIS, whose set would hold the node itself
+    axes: (
+        frozenset[Expr] | None
+    )  # free axes; None for an AXIS, whose set would hold the node itself
     binds: bool  # whether a REDUCE or SCAN is inside
     form: Linear | None  # cached linear form of sums (algebra.py); never changed in place
     digest: bytes | None  # cached content hash
+    rank: tuple[int, Any] | None  # cached sorting key
 
     def __repr__(self) -> str:
         return PRINTER[0](self)
@@ -89,7 +105,7 @@ OPERATORS: dict[Op, Callable[[Expr, Expr], Expr]] = {}  # filled by algebra.py a
 PRINTER: list[Callable[[Expr], str]] = [object.__repr__]  # replaced by expr.py
 
 
-# --- interning -------------------------------------------------------------------------------------------
+# --- interning ------------------------------------------------------------------------------------
 
 
 class _Entry(weakref.ref[Expr]):
@@ -120,9 +136,11 @@ def make(op: Op, src: tuple[Expr, ...], arg: Any, dtype: DType, bounds: Bounds =
     made = Expr.__new__(Expr)
     made.op, made.src, made.arg, made.dtype = op, src, arg, dtype
     made.low, made.high = bounds
-    made.form = made.digest = None
-    made.binds = op is Op.REDUCE or op is Op.SCAN or any([s.binds for s in src])
-    made.axes = _free_axes(made) if op is not Op.AXIS else None
+    made.form = made.digest = made.rank = None
+    made.binds = op is Op.REDUCE or op is Op.SCAN
+    made.axes = None if op is Op.AXIS else _NO_AXES
+    if src:
+        _inherit(made)
     entry = _Entry(made, _forget)
     entry.key = key
     _interned[key] = entry
@@ -134,24 +152,37 @@ def free_axes(e: Expr) -> frozenset[Expr]:
     return frozenset((e,)) if e.axes is None else e.axes
 
 
-def _free_axes(e: Expr) -> frozenset[Expr]:
+def _inherit(e: Expr) -> None:
+    """Set what a node has from its operands: free axes, and whether something inside binds axes."""
     axes = _NO_AXES
     for s in e.src:
-        more = free_axes(s)
-        if not more <= axes:
+        more = s.axes
+        if more is None:
+            more = frozenset((s,))
+        if more is not axes and not more <= axes:
             axes = more if axes <= more else axes | more
+        if s.binds:
+            e.binds = True
     if e.op is Op.REDUCE:
-        return axes.difference(e.arg[1])
-    if e.op is Op.SCAN:
-        return (axes - {e.arg[2]}) | {e.arg[1]}
-    return axes
+        axes = axes.difference(e.arg[1])
+    elif e.op is Op.SCAN:
+        axes = (axes - {e.arg[2]}) | {e.arg[1]}
+    e.axes = axes
 
 
-# --- leaves ----------------------------------------------------------------------------------------------
+# --- leaves ---------------------------------------------------------------------------------------
+
+_KEPT_CONSTANTS = 1 << 14
+_constants: dict[
+    float, Expr
+] = {}  # index constants that are kept alive: they are half of all look-ups
 
 
 def const(value: bool | int | float, dtype: DType = dt.index) -> Expr:
     """A constant; by default an index. Integers wrap into the range of their type."""
+    if dtype is dt.index:
+        found = _constants.get(value)
+        return found if found is not None else _index_constant(int(value))
     if dtype.kind == "b":
         value = bool(value)
         return make(Op.CONST, (), value, dtype, (int(value), int(value)))
@@ -161,6 +192,15 @@ def const(value: bool | int | float, dtype: DType = dt.index) -> Expr:
     if not dtype.min <= value <= dtype.max:
         value = (value - int(dtype.min)) % (1 << dtype.bits) + int(dtype.min)
     return make(Op.CONST, (), value, dtype, (value, value))
+
+
+def _index_constant(value: int) -> Expr:
+    if not INT_MIN <= value <= INT_MAX:
+        value = (value - INT_MIN) % (1 << 64) + INT_MIN
+    made = make(Op.CONST, (), value, dt.index, (value, value))
+    if len(_constants) < _KEPT_CONSTANTS:
+        _constants[value] = made
+    return made
 
 
 def wrap(value: Expr | int) -> Expr:
@@ -193,7 +233,7 @@ def is_false(e: Expr) -> bool:
     return e.dtype.kind == "b" and e.high == 0
 
 
-# --- operations as they are, not simplified ------------------------------------------------------------
+# --- operations as they are, not simplified -------------------------------------------------------
 
 
 def plain(op: Op, src: tuple[Expr, ...], dtype: DType | None = None) -> Expr:
@@ -266,15 +306,49 @@ _INTERVAL: dict[Op, Callable[[list[Interval]], Bounds]] = {
 }
 
 
-# --- a stable order --------------------------------------------------------------------------------------
+def add_plain(a: Expr, b: Expr) -> Expr:
+    """plain(ADD) of index expressions, on the short path: most nodes are made here."""
+    if a.low is None or b.low is None or a.high is None or b.high is None:
+        return make(Op.ADD, (a, b), None, dt.index)
+    low, high = a.low + b.low, a.high + b.high
+    return make(
+        Op.ADD,
+        (a, b),
+        None,
+        dt.index,
+        (low, high) if low >= INT_MIN and high <= INT_MAX else UNKNOWN,
+    )
+
+
+def scale_plain(a: Expr, factor: int) -> Expr:
+    """plain(MUL) of an index expression and a constant, on the short path."""
+    by = const(factor)
+    if a.low is None or a.high is None:
+        return make(Op.MUL, (a, by), None, dt.index)
+    low, high = a.low * by.arg, a.high * by.arg
+    if low > high:
+        low, high = high, low
+    return make(
+        Op.MUL,
+        (a, by),
+        None,
+        dt.index,
+        (low, high) if low >= INT_MIN and high <= INT_MAX else UNKNOWN,
+    )
+
+
+# --- a stable order -------------------------------------------------------------------------------
 
 
 def order(e: Expr) -> tuple[int, Any]:
     """A sorting key that depends on the content of the expression alone, not on the process: axes first, by
     number, then run-time integers by name, then the rest by content hash."""
-    if e.op is Op.AXIS:
-        return 0, e.arg
-    return (1, e.arg) if e.op is Op.PARAM else (2, digest(e))
+    if e.rank is None:
+        if e.op is Op.AXIS:
+            e.rank = 0, e.arg
+        else:
+            e.rank = (1, e.arg) if e.op is Op.PARAM else (2, digest(e))
+    return e.rank
 
 
 def digest(e: Expr) -> bytes:
