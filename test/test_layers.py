@@ -17,11 +17,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "config", "helpers"),
     ("dtype", "ops"),
     ("rewrite", "program", "numeric"),
-    ("expr", "movement"),
+    ("scalar", "algebra", "logic", "fold", "expr", "movement"),
     ("graph", "kernel"),
     ("autograd", "schedule", "interpret"),
     ("codegen", "runtime"),
-    ("realize", "capture", "jit"),
+    ("compiler", "explain", "realize", "capture", "jit"),
     ("tensor",),
     ("nn",),
 )

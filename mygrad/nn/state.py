@@ -22,10 +22,11 @@ import numpy as np
 from mygrad import dtype as dt
 from mygrad.errors import DataError, ShapeError, message
 from mygrad.helpers import atomic_write, optional_import
+from mygrad.jit import jit
 from mygrad.tensor import Tensor
 
 # values whose attributes are no part of a model
-_OPAQUE = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, np.ndarray, np.generic)
+_OPAQUE = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType, jit, np.ndarray)
 _MAX_LISTED = 8  # names that an error message lists before it says "and n more"
 
 
