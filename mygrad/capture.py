@@ -9,7 +9,7 @@ be captured, which call `forbid`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from mygrad.errors import CaptureError, message
@@ -17,6 +17,9 @@ from mygrad.graph import Node
 
 _epochs = itertools.count(1)
 _current: Capture | None = None
+
+# Switches around a call that change what it computes (training, gradients): part of the key of a capture.
+switches: list[Callable[[], Hashable]] = []
 
 
 class Capture:
@@ -26,17 +29,19 @@ class Capture:
     must be made anew for each replay (random keys): (BUFFER node, function that returns the array).
     """
 
-    def __init__(self, settle: Callable[[Lazy], None]) -> None:
+    def __init__(self, settle: Callable[[Lazy], Node]) -> None:
         self.epoch = next(_epochs)
         self.touched: dict[int, tuple[Lazy, Node]] = {}
         self.fresh: list[tuple[Node, Callable[[], Any]]] = []
         self._settle = settle
 
     def touch(self, lazy: Lazy) -> None:
-        """Remember an older Lazy, computed first if it was not, before the capture changes it."""
+        """Remember an older Lazy with its node, before the capture changes it. `settle` computes it if that was
+        not done yet, and gives the node that stands for it during the capture."""
         lazy._epoch = self.epoch
-        self._settle(lazy)
+        stand_in = self._settle(lazy)
         self.touched[id(lazy)] = (lazy, lazy._node)
+        lazy._node = stand_in
 
     def __enter__(self) -> Capture:
         global _current
@@ -65,6 +70,13 @@ class Lazy:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._epoch = 0 if _current is None else _current.epoch
+
+    @classmethod
+    def _wrap(cls, node: Node) -> Lazy:
+        """A new value of this class."""
+        made = cls.__new__(cls)
+        Lazy.__init__(made, node)
+        return made
 
     @property
     def node(self) -> Node:

@@ -144,9 +144,8 @@ def _scatter(node: Node, x: Array, index: Array, y: Array) -> Array:
     return cells
 
 
-def _sort(node: Node, x: Array) -> Array:
+def argsort(x: Array, axis: int, descending: bool) -> Array:
     """A stable argsort; NaN counts as the greatest value."""
-    axis, descending = node.arg
     if not descending:
         return np.argsort(x, axis, kind="stable").astype(np.int64)
     # twice reversed: greatest first, and equal keys in their first order again
@@ -183,7 +182,7 @@ RULES: dict[Op, Rule] = {
     Op.SCAN: lambda node, x: numeric.scan(node.arg[0], x, node.arg[1], node.dtype),
     Op.GATHER: _gather,
     Op.SCATTER: _scatter,
-    Op.SORT: _sort,
+    Op.SORT: lambda node, x: argsort(x, *node.arg),
     Op.CONTIGUOUS: lambda node, x: x,
     Op.STORE: lambda node, target, x: x,
     Op.COPY: lambda node, x: x,

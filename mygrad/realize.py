@@ -33,7 +33,7 @@ ALIASES = frozenset({Op.RESHAPE, Op.CONTIGUOUS, Op.DETACH})  # of a BUFFER: the 
 @dataclass
 class Segment:
     """Consecutive kernels of one device, as one launch sequence. `memories` are the plan's memories behind
-    the sequence's slots; one more slot, the last, is the device's arena."""
+    the sequence's slots; if the plan has an arena on the device, that is one more slot, the last."""
 
     device: str
     steps: list[Step]
@@ -73,8 +73,10 @@ class Prepared:
         explain.begin(plan)
         for part in self.parts:
             if isinstance(part, Segment):
-                arena = arenas[part.device].memory if part.device in arenas else None
-                self._launch(part, [*map(find, part.memories), arena], params)
+                memories = [find(i) for i in part.memories]
+                if part.device in arenas:
+                    memories.append(arenas[part.device].memory)
+                self._launch(part, memories, params)
             else:
                 _host_step(part, plan, find)
         return [

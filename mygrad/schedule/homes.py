@@ -99,6 +99,7 @@ class Homes:
         self.roots = frozenset(roots)
         self.order = toposort(roots)
         self.must: dict[Node, str] = {}
+        self.cuts: set[Node] = set()  # those that must not be computed inside of their readers
         self.facts: dict[Node, Facts] = {}
         self.demands: dict[Node, list[Demand]] = defaultdict(list)
         self.group_of: dict[Node, Group] = {}
@@ -116,22 +117,33 @@ class Homes:
         for root in self.roots:
             self.must[root] = "asked for"
         for node in self.order:
-            reason = _forced(node)
-            if reason:
-                self.must.setdefault(node, reason)
-            if node.op in STEPS or node.op is Op.STORE:
-                for s in node.src:
-                    if s.op is not Op.BUFFER:
-                        self.must.setdefault(s, f"{node.op.name.lower()} reads whole arrays")
+            self._force(node)
             facts = self._facts(node)
-            if node not in self.must and node.op in ALU:
-                if facts.operations > cost.MAX_OPERATIONS:
-                    self.must[node] = (
-                        f"more than {cost.MAX_OPERATIONS} operations in one expression"
-                    )
-                elif len(facts.leaves) > cost.MAX_LEAVES:
-                    self.must[node] = f"more than {cost.MAX_LEAVES} arrays in one expression"
+            if node.op in ALU:
+                self._cut(node, facts)
             self.facts[node] = Facts(0.0, frozenset((node,))) if node in self.must else facts
+
+    def _force(self, node: Node) -> None:
+        """Memory for what an operation needs in memory: itself or its operands."""
+        reason = _forced(node)
+        if reason:
+            self.must.setdefault(node, reason)
+            self.cuts.add(node)
+        if node.op in STEPS or node.op is Op.STORE:
+            for s in node.src:
+                if s.op is not Op.BUFFER:
+                    self.must.setdefault(s, f"{node.op.name.lower()} reads whole arrays")
+
+    def _cut(self, node: Node, facts: Facts) -> None:
+        """End an expression that became too long."""
+        reason = ""
+        if facts.operations > cost.MAX_OPERATIONS:
+            reason = f"more than {cost.MAX_OPERATIONS} operations in one expression"
+        elif len(facts.leaves) > cost.MAX_LEAVES:
+            reason = f"more than {cost.MAX_LEAVES} arrays in one expression"
+        if reason:
+            self.must.setdefault(node, reason)
+            self.cuts.add(node)
 
     def _facts(self, node: Node) -> Facts:
         if node.op in (Op.CONST, Op.IOTA, Op.VARIABLE):
@@ -290,7 +302,7 @@ class Homes:
 
     def _host_group(self, node: Node, demands: list[Demand]) -> Group | None:
         """A group that computes all of the node anyway, so that storing it there costs one write."""
-        if node.op in STEPS or node.op in (Op.SCATTER, Op.SCAN, Op.STORE) or node.size == 0:
+        if node in self.cuts or node.size == 0:
             return None
         groups = dict.fromkeys(d.group for d in demands)
         for group in groups:

@@ -1,0 +1,243 @@
+"""`jit`: a function of tensors, captured once into a plan, then replayed as one program.
+
+    @jit
+    def step(x, y):
+        loss = model(x).cross_entropy(y)
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+        return loss
+
+The first call with given shapes, dtypes and static arguments *captures*: the function runs on stand-ins for its
+tensor arguments and for every older tensor that it reads, so that only the graph is built. What it returns and
+what it changed become the results of a Plan. Each call, the first included, then binds buffers and runs the plan.
+
+- Results are new tensors each time. State (parameters, moments, running statistics, anything assigned inside) is
+  found by itself, read where it is at the time of the call and updated by it.
+- Random numbers are fresh in each call. Other data made inside from Python numbers is part of the program.
+- New shapes, dtypes, devices, static arguments, or another training mode capture again.
+- What needs values during capture (`item`, `numpy`, `bool`, a boolean mask as an index) is a CaptureError at the
+  user's line. A tensor that escapes from the function without being returned cannot be read afterwards.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from mygrad import capture, graph, realize
+from mygrad import dtype as dt
+from mygrad.capture import Capture, Lazy
+from mygrad.errors import CaptureError, message
+from mygrad.graph import Node
+from mygrad.program import Buffer
+from mygrad.realize import Prepared
+from mygrad.runtime import device as devices
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ESCAPED = (
+    "it was made inside a jitted function and not returned from it; return it, or read it outside"
+)
+
+
+class Leaf:
+    """The place of the `number`-th Lazy in a flattened tree."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Leaf) and other.number == self.number
+
+    def __hash__(self) -> int:
+        return hash((Leaf, self.number))
+
+
+def flatten(tree: Any, leaves: list[Lazy]) -> Any:
+    """The tree with every Lazy replaced by a Leaf; the same Lazy twice is the same Leaf. Lists, tuples (named
+    ones too) and dicts are trees; everything else is static."""
+    if isinstance(tree, Lazy):
+        for i, leaf in enumerate(leaves):
+            if leaf is tree:
+                return Leaf(i)
+        leaves.append(tree)
+        return Leaf(len(leaves) - 1)
+    if isinstance(tree, dict):
+        return dict, tuple((k, flatten(v, leaves)) for k, v in tree.items())
+    if isinstance(tree, (list, tuple)):
+        return type(tree), tuple(flatten(v, leaves) for v in tree)
+    return "static", (type(tree), tree)  # the type, because 1 == True == 1.0
+
+
+def unflatten(shape: Any, leaves: Sequence[Any]) -> Any:
+    """The inverse of `flatten`, with other leaves."""
+    if isinstance(shape, Leaf):
+        return leaves[shape.number]
+    kind, content = shape
+    if kind == "static":
+        return content[1]
+    if kind is dict:
+        return {k: unflatten(v, leaves) for k, v in content}
+    parts = [unflatten(v, leaves) for v in content]
+    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
+
+
+@dataclass
+class Captured:
+    """One capture: the prepared program and where its inputs come from and its results go.
+
+    `arguments[i]` is the input slot of argument i (None: not read). `state` pairs a Lazy with its input slot.
+    `updates` pairs a Lazy, or the number of an argument, with the index of its new value among the roots.
+    """
+
+    prepared: Prepared
+    inputs: list[Buffer | None]  # per slot: the buffer itself, None if it is bound at each call
+    arguments: list[int | None]
+    state: list[tuple[Lazy, int, tuple[int, ...]]]
+    fresh: list[tuple[Buffer, Callable[[], Any]]]
+    updates: list[tuple[Lazy | int, int, tuple[int, ...]]]
+    outputs: list[tuple[type[Lazy], int, tuple[int, ...]]]
+    tree: Any
+
+    def run(self, arguments: Sequence[Lazy]) -> Any:
+        """Bind, run, and hand out the results."""
+        inputs = list(self.inputs)
+        for lazy, slot in zip(arguments, self.arguments, strict=True):
+            if slot is not None:
+                inputs[slot] = current_buffer(lazy)
+        for lazy, slot, shape in self.state:
+            if lazy._node.shape != shape:
+                raise CaptureError(
+                    message(
+                        "jit",
+                        f"captured state of shape {lazy._node.shape}",
+                        f"shape {shape}, as at the capture",
+                        "jit the function again",
+                    )
+                )
+            inputs[slot] = current_buffer(lazy)
+        for buffer, make in self.fresh:
+            devices.get(buffer.device).write(buffer.memory, dt.to_storage(make(), buffer.dtype))
+        made = self.prepared.run(inputs, {})  # type: ignore[arg-type]
+        for target, root, shape in self.updates:
+            lazy = arguments[target] if isinstance(target, int) else target
+            lazy._node = graph.buffer(made[root], shape)
+        results = [cls._wrap(graph.buffer(made[root], shape)) for cls, root, shape in self.outputs]
+        return unflatten(self.tree, results)
+
+
+def current_buffer(lazy: Lazy) -> Buffer:
+    """The buffer with the values of a Lazy, computed now if it was not."""
+    node = lazy._node
+    if node.op is not graph.Op.BUFFER:
+        resident = realize.resident(node)
+        if resident is None:
+            resident = realize.realize([node])[0]
+            lazy._node = resident
+        node = resident
+    return node.arg  # type: ignore[no-any-return]
+
+
+class jit(Generic[P, R]):
+    """Capture `function` and replay it; see the module's docstring.
+
+    >>> double = jit(lambda x: x * 2)      # doctest: +SKIP
+    >>> double(Tensor([1.0, 2.0])).tolist()
+    [2.0, 4.0]
+
+    Raises:
+        CaptureError: the function does something that cannot be captured, or is called from another capture.
+    """
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.captured: dict[Hashable, Captured] = {}
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if capture.current() is not None:  # inside of another capture it is an ordinary function
+            return self.function(*args, **kwargs)
+        arguments: list[Lazy] = []
+        tree = flatten((args, kwargs), arguments)
+        about = tuple((a._node.shape, a._node.dtype, a._node.device) for a in arguments)
+        key = (tree, about, tuple(switch() for switch in capture.switches))
+        try:
+            found = self.captured.get(key)
+        except TypeError as error:
+            raise CaptureError(
+                message(
+                    "jit",
+                    f"a static argument that cannot be hashed ({error})",
+                    "tensors, numbers, strings and lists or dicts of them",
+                    "wrap arrays in Tensor(...)",
+                )
+            ) from None
+        if found is None:
+            found = self.captured[key] = self._capture(tree, arguments)
+        return found.run(arguments)  # type: ignore[no-any-return]
+
+    def _capture(self, tree: Any, arguments: list[Lazy]) -> Captured:
+        realize.realize([a._node for a in arguments])
+        stand_ins: dict[int, Node] = {}
+
+        def settle(lazy: Lazy) -> Node:
+            buffer = current_buffer(lazy)
+            stand_in = Buffer(buffer.device, buffer.dtype, buffer.size)
+            stand_in.why_unreadable = _ESCAPED
+            stand_ins[id(lazy)] = graph.buffer(stand_in, lazy._node.shape)
+            return stand_ins[id(lazy)]
+
+        watch = Capture(settle)
+        try:
+            with watch:
+                for a in arguments:
+                    watch.touch(a)
+                args, kwargs = unflatten(tree, arguments)
+                result = self.function(*args, **kwargs)
+            return _assemble(watch, stand_ins, arguments, result)
+        finally:
+            for lazy, before in watch.touched.values():
+                lazy._node = before
+
+
+def _assemble(
+    watch: Capture, stand_ins: dict[int, Node], arguments: list[Lazy], result: Any
+) -> Captured:
+    returned: list[Lazy] = []
+    tree = flatten(result, returned)
+    changed = [lazy for lazy, _ in watch.touched.values() if lazy._node is not stand_ins[id(lazy)]]
+    unique = list(dict.fromkeys(lazy._node for lazy in returned + changed))
+    prepared, buffers = realize.prepare(unique)
+    slot = {id(b): i for i, b in enumerate(buffers)}
+    place = {n: i for i, n in enumerate(unique)}
+    number = {id(a): i for i, a in enumerate(arguments)}
+
+    def slot_of(lazy: Lazy) -> int | None:
+        return slot.get(id(stand_ins[id(lazy)].arg))
+
+    bound = {s for lazy, _ in watch.touched.values() if (s := slot_of(lazy)) is not None}
+    state = [
+        (lazy, s, stand_ins[id(lazy)].shape)
+        for lazy, _ in watch.touched.values()
+        if id(lazy) not in number and (s := slot_of(lazy)) is not None
+    ]
+    updates: list[tuple[Lazy | int, int, tuple[int, ...]]] = [
+        (number.get(id(lazy), lazy), place[lazy._node], lazy._node.shape) for lazy in changed
+    ]
+    return Captured(
+        prepared,
+        [None if i in bound else b for i, b in enumerate(buffers)],
+        [slot_of(a) for a in arguments],
+        state,
+        [(node.arg, make) for node, make in watch.fresh if id(node.arg) in slot],
+        updates,
+        [(type(lazy), place[lazy._node], lazy._node.shape) for lazy in returned],
+        tree,
+    )
