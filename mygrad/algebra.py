@@ -1,7 +1,8 @@
-"""The index algebra: canonical sums, division and remainder. All functions take and give index expressions.
+"""The index algebra: canonical sums, division and remainder. All functions take and give index
+expressions.
 
-A sum is kept as `sum(coefficient * term) + constant` with terms in a stable order; `linear` reads it and
-`from_linear` builds it. The rules, for integers a, k >= 0, d > 0:
+A sum is kept as `sum(coefficient * term) + constant` with terms in a stable order; `linear` reads
+it and `from_linear` builds it. The rules, for integers a, k >= 0, d > 0:
 
     (d*q + r) // d         = q + r // d                 (d*q + r) % d     = r % d
     (g*s + r) // (g*k)     = s // k   if 0 <= r < g     (g*s + r) % (g*k) = g*(s % k) + r
@@ -40,7 +41,7 @@ def is_const(e: Expr) -> bool:
 
 
 def linear(e: Expr) -> Linear:
-    """e = sum(coefficient * term) + constant, with terms that are not themselves sums or multiples."""
+    """e = sum(coefficient * term) + constant, with terms that are no sums or multiples."""
     terms, constant = form_of(e)
     return dict(terms), constant
 
@@ -130,7 +131,9 @@ def _recombine(terms: dict[Expr, int], constant: int) -> Linear:
 
 
 def _partner(t: Expr, terms: dict[Expr, int]) -> tuple[Expr, int, Expr, Expr] | None:
-    """(joined, factor, t, u) such that the two terms t and u with their coefficients are factor * joined."""
+    """(joined, factor, t, u) such that the two terms t and u with their coefficients are factor *
+    joined.
+    """
     if (
         (t.op is not Op.MOD and t.op is not Op.IDIV)
         or not is_const(t.src[1])
@@ -265,8 +268,9 @@ def floordiv(a: Expr, b: Expr) -> Expr:
 def modulo(a: Expr, b: Expr) -> Expr:
     """a % b for index expressions."""
     if not is_const(b):
-        fits = is_bounded(a) and is_bounded(b) and a.low >= 0 and a.high < b.low  # type: ignore[operator]
-        return a if fits else plain(Op.MOD, (a, b))
+        if a.low is not None and a.low >= 0 and a.high is not None and b.low is not None:
+            return a if a.high < b.low else plain(Op.MOD, (a, b))
+        return plain(Op.MOD, (a, b))
     if b.arg in (0, 1, -1):
         return const(0)  # by zero: 0 too
     if is_const(a):
@@ -354,8 +358,9 @@ def _modulo(a: Expr, d: int) -> Expr:
 
 
 def _reduce_terms(terms: dict[Expr, int], d: int) -> Linear:
-    """Terms and constant that are equal to `terms` modulo d: smaller coefficients, inner remainders dropped.
-    The same dictionary if there is nothing to do."""
+    """Terms and constant that are equal to `terms` modulo d: smaller coefficients, inner remainders
+    dropped. The same dictionary if there is nothing to do.
+    """
     if all(-d < c < d and not _drops_modulo(t, c, d) for t, c in terms.items()):
         return terms, 0
     reduced: dict[Expr, int] = {}

@@ -1,17 +1,17 @@
 """Scalar expressions of kernels, and the index algebra.
 
-    Expr = CONST(value)                        arg = Python value
-         | AXIS(id, extent)                    a loop index, 0 <= index < extent; id is unique in a kernel
-         | PARAM(name, low, high)              a run-time integer, low <= value <= high
-         | LOAD(slot)(index[, valid])          element `index` of buffer `slot`; 0 where valid is false
-         | alu(Expr, ...)                      the operations of ops.ALU, with their meaning
-         | REDUCE(op, axes)(body)              combine the body over all values of `axes` (AXIS expressions)
-         | SCAN(op, axis, bound)(body)         combine the body over bound = 0 .. axis inclusive; `bound` is an
-                                               AXIS that only the body uses, with axis's extent
+    Expr = CONST(value)                 arg = Python value
+         | AXIS(id, extent)             a loop index, 0 <= index < extent; id is unique in a kernel
+         | PARAM(name, low, high)       a run-time integer, low <= value <= high
+         | LOAD(slot)(index[, valid])   element `index` of buffer `slot`; 0 where valid is false
+         | alu(Expr, ...)               the operations of ops.ALU, with their meaning
+         | REDUCE(op, axes)(body)       combine the body over all values of `axes` (AXIS nodes)
+         | SCAN(op, axis, bound)(body)  combine the body over bound = 0 .. axis inclusive;
+                                        `bound` is an AXIS of axis's extent in the body only
 
-Invariants: expressions are interned, so `is` is equality; index expressions have dtype `dtype.index`; a
-bound axis (of REDUCE, SCAN) does not occur outside of its body; `low` and `high` of an integer expression
-bound its value for all values of its axes.
+Invariants: expressions are interned, so `is` is equality; index expressions have dtype
+`dtype.index`; a bound axis (of REDUCE, SCAN) does not occur outside of its body; `low` and `high`
+of an integer expression bound its value for all values of its axes.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ __all__ = [
 
 
 def load(slot: int | str, dtype: DType, index: Expr, valid: Expr | None = None) -> Expr:
-    """Element `index` of buffer `slot`, or of the scratch array of that name; 0 where `valid` is false."""
+    """Element `index` of buffer `slot`, or of the scratch array of that name; 0 where `valid` is
+    false.
+    """
     if valid is not None and is_false(valid):
         return const(0, dtype)
     src = (index,) if valid is None or is_true(valid) else (index, valid)
@@ -118,10 +120,11 @@ def _bool_bounds(body: Expr) -> Bounds:
 
 
 def alu(op: Op, *src: Expr, dtype: DType | None = None) -> Expr:
-    """An operation of ops.ALU on operands that already agree in dtype; `dtype` is the target of casts.
+    """An operation of ops.ALU on operands that already agree in dtype; `dtype` is the target of
+    casts.
 
-    Integer and bool operations are simplified through the index algebra; float operations only where the
-    value is unchanged bit for bit.
+    Integer and bool operations are simplified through the index algebra; float operations only
+    where the value is unchanged bit for bit.
     """
     return simplify(op, src, dtype)
 
@@ -161,8 +164,9 @@ def rebuild(e: Expr, src: tuple[Expr, ...], rename: Callable[[Expr], Expr] = lam
 
 
 def substitute(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
-    """Replace expressions everywhere (also in the axis lists of REDUCE and SCAN, where the replacement
-    must be an AXIS again) and simplify what changes."""
+    """Replace expressions everywhere (also in the axis lists of REDUCE and SCAN, where the
+    replacement must be an AXIS again) and simplify what changes.
+    """
     done: dict[Expr, Expr] = dict(mapping)
     only_axes = all(key.op is Op.AXIS for key in mapping)
     work = [e]
@@ -218,7 +222,9 @@ def _bound_axes(e: Expr) -> tuple[Expr, ...]:
 
 
 def stride(e: Expr, axis: Expr) -> int | None:
-    """How far an index moves when `axis` advances by one: its coefficient; None where that is no constant."""
+    """How far an index moves when `axis` advances by one: its coefficient; None where that is no
+    constant.
+    """
     if axis not in free_axes(e):
         return 0
     terms, _ = form_of(e)
@@ -228,7 +234,9 @@ def stride(e: Expr, axis: Expr) -> int | None:
 
 
 def bounds_with(e: Expr, ranges: Mapping[Expr, tuple[int, int]]) -> Bounds:
-    """(low, high) of an index expression where some of its parts, axes as a rule, stay in narrower ranges."""
+    """(low, high) of an index expression where some of its parts, axes as a rule, stay in narrower
+    ranges.
+    """
     known: dict[Expr, Bounds] = dict(ranges)
     for node in toposort([e]):
         if node in known:
@@ -245,7 +253,7 @@ def bounds_with(e: Expr, ranges: Mapping[Expr, tuple[int, int]]) -> Bounds:
 def given(e: Expr, condition: Expr | None) -> Expr:
     """An expression that is equal to `e` wherever the condition holds, and often simpler.
 
-    Conditions low <= sum <= high narrow the range of one term of the sum, which may decide divisions:
+    Conditions low <= sum <= high narrow one term of the sum, which may decide divisions:
     with 1 <= i < 9, (i - 1) // 8 is 0.
     """
     if condition is not None:
@@ -278,8 +286,8 @@ def evaluate(
 ) -> np.ndarray[Any, Any]:
     """The value of an expression without REDUCE and SCAN, by NumPy broadcasting.
 
-    `env` gives the value, a number or an array, of every AXIS, PARAM and VAR; `loads` the flat value arrays
-    of the slots.
+    `env` gives the value, a number or an array, of every AXIS, PARAM and VAR; `loads` the flat
+    value arrays of the slots.
 
     >>> i, j = axis(0, 2), axis(1, 3)
     >>> evaluate(i * 3 + j, {i: np.arange(2)[:, None], j: np.arange(3)})
@@ -331,8 +339,9 @@ _INFIX = {
 
 
 def text(e: Expr) -> str:
-    """The expression on one line. Shared parts are repeated, so this is for small expressions and indices;
-    `kernel.text` names shared parts."""
+    """The expression on one line. Shared parts are repeated, so this is for small expressions and
+    indices; `kernel.text` names shared parts.
+    """
     done: dict[Expr, str] = {}
     for node in toposort([e]):
         done[node] = describe(node, [done[s] for s in node.src])

@@ -1,8 +1,9 @@
 """Simplification of one alu operation, by the number type of its operands.
 
-Index and bool operations go to the index algebra. Other integers get constant folding and identities. Floats
-are only touched where the result is the same bit for bit: constants of correctly rounded operations, x * 1,
-x / 1, x + -0.0 and the like; never x + 0.0 (which maps -0.0 to 0.0) or x * 0 (which loses NaN and inf).
+Index and bool operations go to the index algebra. Other integers get constant folding and
+identities. Floats are only touched where the result is the same bit for bit: constants of correctly
+rounded operations, x * 1, x / 1, x + -0.0 and the like; never x + 0.0 (which maps -0.0 to 0.0) or x
+* 0 (which loses NaN and inf).
 """
 
 from __future__ import annotations
@@ -89,8 +90,10 @@ _MANTISSA = {"float16": 11, "bfloat16": 8, "float32": 24, "float64": 53}
 
 
 def _skips(source: DType, middle: DType, target: DType) -> bool:
-    """Whether casting through `middle` changes nothing: it holds the value exactly, and the cast from it goes
-    by the same rule (floats saturate where integers wrap; integers may be rounded by way of another float)."""
+    """Whether casting through `middle` changes nothing: it holds the value exactly, and the cast
+    from it goes by the same rule (floats saturate where integers wrap; integers may be rounded by
+    way of another float).
+    """
     if not _holds(middle, source):
         return False
     rounds_or_wraps = not source.is_float and middle.is_float and target.kind != "b"

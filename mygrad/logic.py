@@ -1,9 +1,10 @@
 """Comparisons and conditions: the bool side of the index algebra.
 
-A comparison of index expressions with known bounds is kept as `sum < constant` or `constant < sum`, with the
-first coefficient of the sum positive and no common factor, so that equal conditions are one node and bounds on
-the same sum can be compared. A conjunction is kept flat, in a stable order, without conditions that the others
-imply. "Not" is XOR with true, or the opposite comparison.
+A comparison of index expressions with known bounds has positive coefficients on either side and no
+common factor: `2*i - 4*j < 6` is `i < 2*j + 3`. So equal conditions are one node, and `bound_on`
+reads each as a range of a sum, which can be compared with others. A conjunction is kept flat, in a
+stable order, without conditions that the others imply. "Not" is XOR with true, or the opposite
+comparison.
 """
 
 from __future__ import annotations
@@ -72,8 +73,9 @@ def _less(a: Expr, b: Expr) -> Expr:
 
 
 def _drop_small(terms: dict[Expr, int], limit: int) -> Linear | None:
-    """A smaller equivalent of sum(terms) < limit: d*s + r < limit is s < (limit - r) / d, and often all values
-    of r round to the same integer. None if there is none."""
+    """A smaller equivalent of sum(terms) < limit: d*s + r < limit is s < (limit - r) / d, and often
+    all values of r round to the same integer. None if there is none.
+    """
     common = gcd(*terms.values())
     for d in sorted({abs(c) for c in terms.values()} | {common}, reverse=True):
         if d == 1:
@@ -102,7 +104,9 @@ def _less_canonical(a: Expr, b: Expr, terms: dict[Expr, int], limit: int) -> Exp
 
 
 def _sides(op: Op, terms: dict[Expr, int], limit: int) -> Expr | None:
-    """sum(terms) op limit with only positive coefficients on either side; None if a side could wrap."""
+    """sum(terms) op limit with only positive coefficients on either side; None if a side could
+    wrap.
+    """
     left = from_linear({t: c for t, c in terms.items() if c > 0}, 0)
     right = from_linear({t: -c for t, c in terms.items() if c < 0}, 0)
     if is_const(left) and left.arg == 0:
@@ -140,7 +144,7 @@ def _equal_end(terms: dict[Expr, int], target: int, low: int, high: int) -> Expr
 
 
 def _equal_digits(terms: dict[Expr, int], target: int) -> Expr | None:
-    """d*s + r == target where r can have one value only: s and r are known apart. None if that fails."""
+    """d*s + r == target where r can have one value only: both are known. None if that fails."""
     for d in sorted({abs(c) for c in terms.values()} - {1}, reverse=True):
         fine = {t: c for t, c in terms.items() if c % d}
         low, high = interval(fine, 0)
@@ -230,8 +234,8 @@ def _join(op: Op, parts: list[Expr]) -> Expr:
 
 
 def bound_on(e: Expr) -> Bound | None:
-    """(sum, low, high) if the condition is low <= sum <= high for a bounded sum, the first coefficient of
-    which is positive; else None."""
+    """(sum, low, high) if the condition is low <= sum <= high for a bounded sum with a
+    positive first coefficient; else None."""
     if (e.op is not Op.LT and e.op is not Op.EQ) or e.src[0].dtype is not dt.index:
         return None
     if e not in _bounds:

@@ -1,20 +1,23 @@
-"""Movement operations are index maps: eight rows, used by graph, scheduler, autograd and interpreters.
+"""Movement operations are index maps: eight rows, used by graph, scheduler, autograd and
+interpreters.
 
-    op        arg                                       output index -> input index
-    RESHAPE   new shape                                 same place in row-major order
-    PERMUTE   permutation                               out axis j is in axis permutation[j]
-    EXPAND    new shape, as numpy.broadcast_to          0 on axes of extent 1, new leading axes dropped
-    PAD       ((before, after), ...) per axis           i - before where inside, else the element is 0
-    SHRINK    ((start, stop), ...) per axis             i + start
-    FLIP      axes                                      extent - 1 - i on those axes
-    WINDOW    (axis, size, stride, dilation)            [.., L, ..] -> [.., o, k, ..]: o * stride + k * dilation
-    UNWINDOW  (axis, extent, stride, dilation)          [.., o, k, ..] -> [.., i, k, ..]:
-                                                        ((i - k * dilation) / stride, k) where whole and
-                                                        inside, else the element is 0
+    op        arg                               output index -> input index
+    RESHAPE   new shape                         same place in row-major order
+    PERMUTE   permutation                       out axis j is in axis permutation[j]
+    EXPAND    new shape, as numpy.broadcast_to  0 on axes of extent 1, new leading axes dropped
+    PAD       ((before, after), ...) per axis   i - before where inside, else the element is 0
+    SHRINK    ((start, stop), ...) per axis     i + start
+    FLIP      axes                              extent - 1 - i on those axes
+    WINDOW    (axis, size, stride, dilation)    [.., L, ..] -> [.., o, k, ..]:
+                                                o * stride + k * dilation
+    UNWINDOW  (axis, extent, stride, dilation)  [.., o, k, ..] -> [.., i, k, ..]:
+                                                ((i - k * dilation) / stride, k) where whole
+                                                and inside, else the element is 0
 
-Each row answers five questions: the shape that comes out (`out_shape`, which also validates), which input
-index an output index reads and when (`index`), which steps carry a gradient back (`adjoint`), what it does
-to a NumPy array (`apply`, written independently of `index`), and when it does nothing (`is_noop`).
+Each row answers five questions: the shape that comes out (`out_shape`, which also validates), which
+input index an output index reads and when (`index`), which steps carry a gradient back (`adjoint`),
+what it does to a NumPy array (`apply`, written independently of `index`), and when it does nothing
+(`is_noop`).
 """
 
 from __future__ import annotations
@@ -49,8 +52,8 @@ def out_shape(op: Op, shape: Shape, arg: Any) -> Shape:
 
 
 def index(op: Op, shape: Shape, arg: Any, out_index: Index) -> tuple[Index, Expr | None]:
-    """The input index that `out_index` reads, and the condition under which it reads at all (else the
-    element is 0); None stands for always. `shape` is the input's.
+    """The input index that `out_index` reads, and the condition under which it reads at all (else
+    the element is 0); None stands for always. `shape` is the input's.
 
     Where the condition fails the index may lie outside of the input.
     """
@@ -98,7 +101,8 @@ def is_noop(op: Op, shape: Shape, arg: Any) -> bool:
 
 
 def merge(op1: Op, arg1: Any, op2: Op, arg2: Any, shape: Shape) -> Step | None:
-    """One movement equal to the first followed by the second on an array of `shape`; None if there is none.
+    """One movement equal to the first followed by the second on an array of `shape`; None if there
+    is none.
 
     >>> merge(Op.PERMUTE, (1, 2, 0), Op.PERMUTE, (1, 2, 0), (2, 3, 4))
     (PERMUTE, (2, 0, 1))
@@ -444,8 +448,9 @@ def _unwindow_index(shape: Shape, arg: tuple[int, int, int, int], out: Index) ->
 
 
 def _unwindow_adjoint(shape: Shape, arg: tuple[int, int, int, int]) -> tuple[Step, ...]:
-    """g[o*stride + k*dilation, k]: with (i, k) flattened that is o*(stride*K) + k*(dilation*K + 1), which is
-    a window of the flat axis. Places beyond `extent` are padded with zeros."""
+    """g[o*stride + k*dilation, k]: with (i, k) flattened that is o*(stride*K) + k*(dilation*K + 1),
+    which is a window of the flat axis. Places beyond `extent` are padded with zeros.
+    """
     axis, extent, stride, dilation = arg
     count, size = shape[axis], shape[axis + 1]
     lead, rest = shape[:axis], shape[axis + 2 :]
@@ -482,7 +487,7 @@ def _unwindow_apply(array: Array, arg: tuple[int, int, int, int]) -> Array:
 
 @dataclass(frozen=True)
 class Movement:
-    """What one movement operation means; the functions of this module say what each field answers."""
+    """What one movement means; the functions of this module say what each field answers."""
 
     shape: Callable[[Shape, Any], Shape]
     index: Callable[[Shape, Any, Index], tuple[Index, Expr | None]]

@@ -1,11 +1,12 @@
 """Nodes of scalar expressions: interned, with interval bounds, free axes and a stable order.
 
-The language is described in `expr.py`, which is what other modules import; `algebra.py` and `logic.py` hold the
-rules that simplify. This file only makes nodes.
+The language is described in `expr.py`, which is what other modules import; `algebra.py` and
+`logic.py` hold the rules that simplify. This file only makes nodes.
 
-Bounds: where `low` and `high` of an index expression are known, neither the expression nor any part of the
-sums and products it consists of wraps around, so it may be treated as a mathematical integer. Values of
-unknown range (a loaded int64) have no bounds, and only rules that hold modulo 2^64 apply to them.
+Bounds: where `low` and `high` of an index expression are known, neither the expression nor any part
+of the sums and products it consists of wraps around, so it may be treated as a mathematical
+integer. Values of unknown range (a loaded int64) have no bounds, and only rules that hold modulo
+2^64 apply to them.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ PRINTER: list[Callable[[Expr], str]] = [object.__repr__]  # replaced by expr.py
 
 
 class _Entry(weakref.ref[Expr]):
-    """A weak reference that knows its key. (WeakValueDictionary does the same at twice the price.)"""
+    """A weak reference that knows its key; WeakValueDictionary does the same more slowly."""
 
     __slots__ = ("key",)
     key: tuple[Any, ...]
@@ -219,7 +220,7 @@ def param(name: str, low: int, high: int) -> Expr:
 
 
 def var(name: str, dtype: DType) -> Expr:
-    """A name bound by a statement (codegen/stmt.py): a Let, or the current cell of an accumulator."""
+    """A name bound by a statement (codegen/stmt.py): a Let, or a cell of an accumulator."""
     return make(Op.VAR, (), name, dtype, (0, 1) if dtype.kind == "b" else UNKNOWN)
 
 
@@ -341,8 +342,9 @@ def scale_plain(a: Expr, factor: int) -> Expr:
 
 
 def order(e: Expr) -> tuple[int, Any]:
-    """A sorting key that depends on the content of the expression alone, not on the process: axes first, by
-    number, then run-time integers by name, then the rest by content hash."""
+    """A sorting key that depends on the content of the expression alone, not on the process: axes
+    first, by number, then run-time integers by name, then the rest by content hash.
+    """
     if e.rank is None:
         if e.op is Op.AXIS:
             e.rank = 0, e.arg
@@ -352,8 +354,9 @@ def order(e: Expr) -> tuple[int, Any]:
 
 
 def digest(e: Expr) -> bytes:
-    """A hash of the content of the expression that is equal in all processes. Work is linear in the number of
-    nodes, and cached on them."""
+    """A hash of the content of the expression that is equal in all processes. Work is linear in the
+    number of nodes, and cached on them.
+    """
     work = [e]
     while work:
         node = work[-1]

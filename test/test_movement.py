@@ -1,4 +1,4 @@
-"""Movement operations: index maps against their NumPy meaning, adjoints by inner products, golden indices."""
+"""Movement operations: index maps against NumPy, adjoints by inner products, golden indices."""
 
 from __future__ import annotations
 
