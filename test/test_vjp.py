@@ -408,6 +408,63 @@ def test_errors_name_shapes_and_remedy():
         gradient([x, x], [None], [x])
 
 
+# --- what networks are made of -----------------------------------------------------------------
+
+
+def _along(x: Node, like: Node) -> Node:
+    """A row of reduced values next to what it was reduced from."""
+    return graph.move(Op.EXPAND, graph.move(Op.RESHAPE, x, (*x.shape, 1)), like.shape)
+
+
+def _softmax(x: Node) -> Node:
+    top = graph.detach(graph.reduce(Op.MAX, x, (1,)))
+    e = graph.alu(Op.EXP, graph.alu(Op.ADD, x, graph.alu(Op.NEG, _along(top, x))))
+    return graph.alu(Op.DIV, e, _along(graph.reduce(Op.ADD, e, (1,)), x))
+
+
+def _normalise(x: Node) -> Node:
+    def mean(y: Node) -> Node:
+        count = graph.const(x.shape[1], dt.float64, (x.shape[0],))
+        return _along(graph.alu(Op.DIV, graph.reduce(Op.ADD, y, (1,)), count), x)
+
+    centred = graph.alu(Op.ADD, x, graph.alu(Op.NEG, mean(x)))
+    variance = mean(graph.alu(Op.MUL, centred, centred))
+    return graph.alu(Op.DIV, centred, graph.alu(Op.SQRT, variance))
+
+
+def _matmul(x: Node, y: Node) -> Node:
+    (m, k), n = x.shape, y.shape[1]
+    left = graph.move(Op.EXPAND, graph.move(Op.RESHAPE, x, (m, k, 1)), (m, k, n))
+    right = graph.move(Op.EXPAND, graph.move(Op.RESHAPE, y, (1, k, n)), (m, k, n))
+    return graph.reduce(Op.ADD, graph.alu(Op.MUL, left, right), (1,))
+
+
+def _convolve(x: Node, w: Node) -> Node:
+    """Channels-first, one image: padding 1, stride 2, dilation 2 on the last axis."""
+    (c, _, _), (o, _, kh, kw) = x.shape, w.shape
+    x = graph.move(Op.PAD, x, ((0, 0), (1, 1), (1, 1)))
+    x = graph.move(Op.WINDOW, graph.move(Op.WINDOW, x, (1, kh, 2, 1)), (3, kw, 2, 2))
+    _, h, _, v, _ = x.shape
+    shape = (o, c, h, kh, v, kw)
+    wide = graph.move(Op.EXPAND, graph.move(Op.RESHAPE, w, (o, c, 1, kh, 1, kw)), shape)
+    return graph.reduce(Op.ADD, graph.alu(Op.MUL, graph.move(Op.EXPAND, x, shape), wide), (1, 3, 5))
+
+
+COMPOSED = {
+    "softmax": (_softmax, (3, 4)),
+    "normalise": (_normalise, (2, 5)),
+    "matmul": (_matmul, (2, 3), (3, 4)),
+    "attention": (lambda q, k, v: _matmul(_softmax(_matmul(q, k)), v), (2, 3), (3, 4), (4, 2)),
+    "convolution": (_convolve, (2, 4, 5), (3, 2, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_composed(name):
+    build, *shapes = COMPOSED[name]
+    check_vjp(build, *[random_array(shape, i) for i, shape in enumerate(shapes)], atol=5e-6)
+
+
 # --- PyTorch -------------------------------------------------------------------------------------
 
 COUNTERPARTS = {
