@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mygrad import Tensor
 from mygrad import config as configuration
 from mygrad.errors import DataError, DownloadError
-from mygrad.nn import datasets
+from mygrad.nn import DataLoader, TensorDataset, datasets
 from mygrad.nn.datasets import Resource, find, gunzip, mnist, parse_idx, read
 
 EMBEDDED = Path(__file__).parent.parent / "examples" / "data"
@@ -211,3 +212,68 @@ def test_official_checksums_are_well_formed() -> None:
     for resource in (r for split in datasets.MNIST.values() for r in split):
         assert len(bytes.fromhex(resource.sha256)) == 32
         assert all(m.startswith("https://") and m.endswith("/") for m in resource.mirrors)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def epoch(loader: DataLoader) -> list[list[int]]:
+    return [batch.numpy().tolist() for (batch,) in loader]
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 6, 7])
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_every_sample_once(n: int, size: int) -> None:
+    whole = DataLoader((np.arange(n),), size, shuffle=True)
+    found = epoch(whole)
+    assert len(found) == len(whole) == -(-n // size)
+    assert sorted(i for batch in found for i in batch) == list(range(n))
+    full = DataLoader((np.arange(n),), size, drop_last=True)
+    assert [len(b) for b in epoch(full)] == [size] * len(full) == [size] * (n // size)
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    data = (np.arange(50),)
+    a, b, c = (DataLoader(data, 7, shuffle=True, seed=seed) for seed in (1, 1, 2))
+    first, second = epoch(a), epoch(a)
+    assert first != second
+    assert (epoch(b), epoch(b)) == (first, second)
+    assert epoch(c) != first
+    assert epoch(DataLoader(data, 50)) == [list(range(50))]
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_fields_stay_together(on_device: bool) -> None:
+    x, y = np.arange(24.0, dtype=np.float32).reshape(6, 2, 2), np.arange(6)
+    arrays = (Tensor(x), Tensor(y)) if on_device else (x, y)
+    seen = 0
+    for images, labels in DataLoader(arrays, 4, shuffle=True):
+        assert (images.dtype.name, labels.dtype.name) == ("float32", "int64")
+        np.testing.assert_array_equal(images.numpy(), x[labels.numpy()])
+        seen += len(labels)
+    assert seen == 6
+
+
+def test_any_dataset_with_len_and_index() -> None:
+    class Squares:
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+            return np.full(2, i, np.float32), i * i
+
+    got = [(x.numpy().tolist(), y.numpy().tolist()) for x, y in DataLoader(Squares(), 2)]
+    assert got == [([[0, 0], [1, 1]], [0, 1]), ([[2, 2], [3, 3]], [4, 9]), ([[4, 4]], [16])]
+    single = [batch.numpy().tolist() for (batch,) in DataLoader([3, 4, 5], 2)]
+    assert single == [[3, 4], [5]]
+
+
+def test_dataset_of_arrays() -> None:
+    data = TensorDataset(np.arange(4), np.arange(8).reshape(4, 2))
+    assert len(data) == 4
+    assert [v.tolist() for v in data[1]] == [1, [2, 3]]
+    for wrong in ((), (np.arange(3), np.arange(2)), (np.array(1.0),)):
+        with pytest.raises(DataError, match="expected one or more arrays with the same first"):
+            TensorDataset(*wrong)
+    with pytest.raises(DataError, match="batch_size 0, expected at least 1"):
+        DataLoader(data, 0)

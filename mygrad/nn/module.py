@@ -49,7 +49,8 @@ class Module:
             # parameters are made lazily, so that weights that are loaded first cost nothing; from
             # the first use on they are values, not random expressions to compute again and again
             self._computed = True
-            Tensor.realize(*self.state_dict().values())
+            if tensors := self.state_dict().values():
+                Tensor.realize(*tensors)
         return self.forward(*args, **kwargs)
 
     # --- what is inside ---------------------------------------------------------------------------
