@@ -131,6 +131,8 @@ class Split:
     """Divide a loop into an outer and an inner one.
 
     for i in range(n)  ->  for io in range(ceil(n / factor)): for ii in range(factor), i = io * factor + ii
+
+    Where one inner loop covers everything there is no outer one.
     """
 
     axis: str
@@ -141,7 +143,7 @@ class Split:
         loop = s.loop(self.axis, "Split")
         _refuse(loop.kind != "seq", self, f"the loop is {loop.kind} already")
         _refuse(loop.root in scan_axes(s.kernel), self, "a scan runs over its whole axis")
-        _refuse(not 1 < self.factor < loop.extent, self, f"the factor must be in 2..{loop.extent - 1}")
+        _refuse(self.factor < 2, self, "the factor must be 2 or more")
         coarser = any(p.root is loop.root and p.stride > loop.stride for p in s.loops)
         _refuse(coarser and loop.extent % self.factor != 0, self,
                 f"the factor must divide {loop.extent}, or every step would have a short tile")
@@ -149,9 +151,10 @@ class Split:
         outer = LoopAxis(loop.name + "o", axis(s.next_id, outer_extent), loop.root,
                          loop.stride * self.factor)
         inner = LoopAxis(loop.name + "i", axis(s.next_id + 1, self.factor), loop.root, loop.stride)
+        made = [outer, inner] if outer_extent > 1 else [inner]
         loops: list[LoopAxis] = []
         for p in s.loops:
-            loops += [outer, inner] if p is loop else [p]
+            loops += made if p is loop else [p]
         return replace(s, loops=tuple(loops), next_id=s.next_id + 2)
 
 

@@ -1,33 +1,130 @@
-"""The default schedule of a kernel, from the kernel and the target alone."""
+"""The default schedule of a kernel, from the kernel and the target alone.
+
+A kernel is seen as nests: one for each store and each reduction, with the axes in scope and the memory accesses
+made there. For each nest, the heaviest first:
+
+- stride analysis picks the vector axis: the one whose lanes cost least to load and store (`tiling.py`);
+- reuse analysis picks the register tile: copies of axes on which some operand does not depend share its loads.
+
+The nests then agree on one order of loops. Output axes on which more reductions depend go outside, so that no
+reduction is repeated; among equals, what moves the fewest bytes from one iteration to the next is innermost.
+Threads share the outermost axis that keeps all of them busy. Nothing here knows what a kernel computes.
+"""
 
 from __future__ import annotations
 
-from mygrad.codegen.actions import Action, Parallel, Reorder, Split, Vectorize, apply, start
-from mygrad.expr import Expr, free_axes, stride
-from mygrad.helpers import prod
-from mygrad.kernel import Kernel, all_nodes, axis_sets, ordered_axes, scan_axes, store_axes
-from mygrad.ops import Op
+from dataclasses import dataclass, field
+
+from mygrad.codegen.actions import (
+    Action,
+    Parallel,
+    Reorder,
+    Schedule,
+    Split,
+    Unroll,
+    Vectorize,
+    apply,
+    start,
+)
+from mygrad.codegen.tiling import Nest, Tile, nests_of, tile_of
+from mygrad.expr import Expr
+from mygrad.helpers import ceildiv, prod
+from mygrad.kernel import Kernel, ordered_axes, scan_axes
 from mygrad.program import Target
 
 SMALL = 10_000  # operations below which one thread is faster than several
+REPEATED = 0.1  # share of the work that every thread may repeat
 
 
 def default_actions(kernel: Kernel, target: Target) -> tuple[Action, ...]:
-    """Vectorise the contiguous axis of the first store, share the outermost axis among threads."""
-    actions: list[Action] = []
-    loads = [e for e in all_nodes(kernel) if e.op is Op.LOAD]
-    fixed = scan_axes(kernel) | ordered_axes(kernel)
-    lanes = target.vector_bytes // 4
-    for s in kernel.stores:
-        for a in store_axes(s) - fixed:
-            if stride(s.index, a) == 1 and lanes > 1 and not actions and a.arg[1] > lanes and all(
-                    stride(e.src[0], a) in (0, 1) for e in loads if a in free_axes(e)):
-                actions += [Split(f"i{a.arg[0]}", lanes), Vectorize(f"i{a.arg[0]}i")]
-    work = sum(prod(a.arg[1] for a in axes) for axes in axis_sets(kernel))
-    if target.threads > 1 and work > SMALL:
-        outer = apply(start(kernel), actions).loops
-        for p in outer:
-            if p.root in kernel.axes and p.root not in fixed and p.kind == "seq" and p.stride * p.extent >= p.root.arg[1]:
-                actions.append(Parallel(p.name))
-                break
-    return tuple(actions)
+    """A good schedule, at once and without measuring."""
+    return Plan(kernel, target).actions()
+
+
+@dataclass
+class Plan:
+    """The decisions about one kernel: how each axis is divided, and the order of the loops."""
+
+    kernel: Kernel
+    target: Target
+    nests: list[Nest] = field(init=False)
+    tile: Tile = field(default_factory=Tile)
+
+    def __post_init__(self) -> None:
+        self.fixed = scan_axes(self.kernel) | ordered_axes(self.kernel)
+        self.nests = sorted(nests_of(self.kernel), key=lambda n: -n.work)
+        for nest in self.nests:
+            taken = [n.axes for n in self.nests if any(a in self.tile.lanes for a in n.axes)]
+            scalar = self.fixed | {a for axes in taken for a in axes}  # one vector axis in each scope
+            tile_of(nest, self.tile, self.fixed, scalar, self.target)
+
+    def actions(self) -> tuple[Action, ...]:
+        """Splits, kinds, order and threads."""
+        taken: list[Action] = []
+        roots = {p.root: p.name for p in start(self.kernel).loops}
+        for root, name in roots.items():
+            taken += self.divide(root, name)
+        scheduled = apply(start(self.kernel), taken)
+        order = tuple(p.name for p in self.order(scheduled))
+        if order != tuple(p.name for p in scheduled.loops):
+            taken.append(Reorder(order))
+            scheduled = Reorder(order).apply(scheduled)
+        shared = self.shared(scheduled)
+        return (*taken, Parallel(shared)) if shared else tuple(taken)
+
+    def divide(self, root: Expr, name: str) -> list[Action]:
+        """Split off the vector and the copies of an axis."""
+        lanes, copies = self.tile.lanes.get(root, 1), self.tile.copies.get(root, 1)
+        taken: list[Action] = []
+        if lanes * copies == 1:
+            return taken
+        taken.append(Split(name, lanes * copies))
+        if lanes == 1:
+            return [*taken, Unroll(name + "i")]
+        if copies == 1:
+            return [*taken, Vectorize(name + "i")]
+        return [*taken, Split(name + "i", lanes), Vectorize(name + "ii"), Unroll(name + "io")]
+
+    def order(self, scheduled: Schedule) -> list:  # type: ignore[type-arg]
+        """Loops by: outputs before reductions; how many reductions need the axis; sequential loops before
+        tiles; bytes moved from one iteration to the next."""
+        needed = {a: sum(a in n.axes for n in self.nests if n.reduced) for a in self.kernel.axes}
+        moved = {a: self.moved(a) for a in {p.root for p in scheduled.loops}}
+
+        def key(p) -> tuple[float, ...]:  # type: ignore[no-untyped-def]
+            output = p.root in needed
+            kind = {"seq": 0, "unroll": 1, "vector": 2}[p.kind]
+            return (not output, -needed.get(p.root, 0), kind, -moved[p.root] if kind == 0 else 0)
+        return sorted(scheduled.loops, key=key)
+
+    def moved(self, axis: Expr) -> float:
+        """What an iteration over `axis` has to fetch anew, in the heaviest nest that has it."""
+        for nest in self.nests:
+            if axis in nest.axes:
+                return nest.moved(axis, self.tile)
+        return 0.0
+
+    def shared(self, scheduled: Schedule) -> str:
+        """The loop that threads share, or "" where one thread is enough."""
+        threads = self.target.threads
+        total = sum(n.work for n in self.nests)
+        if threads < 2 or total < SMALL:
+            return ""
+        reductions = [n for n in self.nests if n.reduced and n.work > REPEATED * total]
+        best, best_share = "", 1.0 / threads
+        for p in scheduled.loops:
+            coarse = all(q.stride <= p.stride for q in scheduled.loops if q.root is p.root)
+            if p.kind != "seq" or p.root not in self.kernel.axes or p.root in self.fixed or not coarse:
+                continue
+            if any(p.root not in n.axes for n in reductions) or p.root not in self.nests[0].axes:
+                continue
+            trips = p.extent
+            share = trips / (ceildiv(trips, threads) * threads)
+            if share > best_share + 0.05:
+                best, best_share = p.name, share
+        return best
+
+
+def work_of(kernel: Kernel) -> int:
+    """Points of all nests together."""
+    return sum(prod(a.arg[1] for a in n.axes) for n in nests_of(kernel))

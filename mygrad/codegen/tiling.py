@@ -1,0 +1,254 @@
+"""Stride and reuse analysis of one nest of a kernel: its vector axis and its register tile."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mygrad import dtype as dt
+from mygrad.expr import Expr, free_axes, stride, toposort
+from mygrad.helpers import ceildiv, prod
+from mygrad.kernel import Kernel, roots_of, store_axes
+from mygrad.ops import ALU, TRANSCENDENTAL, Op
+from mygrad.program import Target
+
+SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
+STRIDED_STORE = 1.2  # parts of lines are written many times, where a gather reads them from the cache
+COPIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
+VECTORS = (1, 2, 3, 4)
+ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
+MAX_LANES = {"opencl": 16}
+
+
+@dataclass
+class Access:
+    """A load or store: how far it moves along each axis of its nest; None where that is no constant."""
+
+    strides: dict[Expr, int | None]
+    itemsize: int
+    stores: bool
+
+    def cost(self, axis: Expr, lanes: int) -> float:
+        """Of one vector along `axis`."""
+        step = self.strides.get(axis, 0)
+        if step == 0:
+            return SPLAT
+        if step == 1:
+            return 1.0
+        return lanes * (STRIDED_STORE if self.stores else 1.0)
+
+
+@dataclass
+class Nest:
+    """A store or a reduction: the axes in scope, those it reduces, and what it reads and writes."""
+
+    axes: tuple[Expr, ...]
+    reduced: tuple[Expr, ...]
+    accesses: list[Access]
+    results: list[Access]  # of a reduction: the stores that it may reach
+    itemsize: int
+    operations: int
+    heavy: bool  # whether there are transcendentals
+    carries: bool  # whether a scan runs along one of the axes
+
+    @property
+    def work(self) -> int:
+        """Operations of the whole nest."""
+        return prod(a.arg[1] for a in self.axes) * max(self.operations, 1)
+
+    def moved(self, axis: Expr, tile: Tile) -> float:
+        """Elements that a step along `axis` has to fetch anew; for a nest without a reduction, the shortest
+        way that any access moves, so that contiguous axes are innermost."""
+        if axis in self.reduced or not self.reduced:
+            steps = [abs(a.strides.get(axis) or 0) * tile.size(axis) for a in self.accesses]
+            return float(min((s for s in steps if s), default=0))
+        inside = [a for a in self.axes if a in self.reduced]
+        total = 0.0
+        for access in self.accesses:
+            if access.strides.get(axis, 0) != 0 and not access.stores:
+                total += prod(a.arg[1] for a in inside if access.strides.get(a, 0) != 0) * prod(
+                    tile.size(a) for a in self.axes if access.strides.get(a, 0) != 0)
+        return total
+
+
+@dataclass
+class Tile:
+    """Lanes and copies of each axis that has some."""
+
+    lanes: dict[Expr, int] = field(default_factory=dict)
+    copies: dict[Expr, int] = field(default_factory=dict)
+
+    def size(self, axis: Expr) -> int:
+        """Points of the axis that one tile covers."""
+        return self.lanes.get(axis, 1) * self.copies.get(axis, 1)
+
+
+# --- nests -----------------------------------------------------------------------------------------------
+
+
+def nests_of(kernel: Kernel) -> list[Nest]:
+    """The stores, then the reductions."""
+    nests: list[Nest] = []
+    for store in kernel.stores:
+        axes = tuple(a for a in kernel.axes if a in store_axes(store))
+        nests.append(_nest(roots_of(store), axes, (), [(store.index, store.value.dtype)],
+                           store.value.dtype))
+    for e in toposort([e for store in kernel.stores for e in roots_of(store)]):
+        if e.op is Op.REDUCE:
+            order = sorted(free_axes(e.src[0]) | set(e.arg[1]), key=lambda a: a.arg[0])
+            nest = _nest([e.src[0]], tuple(order), e.arg[1], [], e.dtype)
+            nest.results = [x for n in nests if free_axes(e) <= frozenset(n.axes)
+                            for x in n.accesses if x.stores]
+            nests.append(nest)
+    return [n for n in nests if all(a.arg[1] > 0 for a in n.axes)]
+
+
+def _nest(roots: list[Expr], axes: tuple[Expr, ...], reduced: tuple[Expr, ...],
+          stored: list[tuple[Expr, dt.DType]], dtype: dt.DType) -> Nest:
+    accesses = [Access({a: stride(index, a) for a in axes}, d.itemsize, True) for index, d in stored]
+    operations, size, heavy, carries = 0, dtype.itemsize, False, False
+    for e in _own_nodes(roots):
+        if e.op is Op.LOAD:
+            along = {a: stride(e.src[0], a) for a in axes}
+            accesses.append(Access(along, e.dtype.itemsize, False))
+        elif e.op is Op.SCAN:
+            carries = True
+        if e.op in ALU and (e.dtype is not dt.index or size == 8):
+            operations += 1
+            heavy = heavy or e.op in TRANSCENDENTAL
+            if e.dtype.is_float:
+                size = max(size, e.dtype.itemsize)
+    axes = tuple(a for a in axes if a.arg[1] != 1)
+    return Nest(axes, tuple(a for a in reduced if a.arg[1] != 1), accesses, [], max(size, 1), operations,
+                heavy, carries)
+
+
+def _own_nodes(roots: Iterable[Expr]) -> list[Expr]:
+    """Everything that is computed in a nest itself: without the bodies of its reductions."""
+    seen: dict[Expr, None] = {}
+    work = list(roots)
+    while work:
+        e = work.pop()
+        if e not in seen:
+            seen[e] = None
+            if e.op is not Op.REDUCE:
+                work += e.src
+    return list(seen)
+
+
+# --- the vector axis -------------------------------------------------------------------------------------
+
+
+def tile_of(nest: Nest, tile: Tile, fixed: frozenset[Expr], scalar: frozenset[Expr],
+            target: Target) -> None:
+    """Choose what is not chosen yet about the axes of a nest; writes it into `tile`. Axes that are `fixed` run
+    in order, those that are `scalar` have no lanes."""
+    chosen = next((a for a in nest.axes if a in tile.lanes), None)
+    if chosen is None:
+        lanes = _lanes(nest, target)
+        chosen = _vector_axis(nest, lanes, scalar)
+        if chosen is not None:
+            tile.lanes[chosen] = min(lanes, _power_of_two(chosen.arg[1]))
+    if any(tile.copies.get(a, 1) > 1 for a in nest.axes) or nest.carries:
+        return
+    if nest.reduced:
+        _register_tile(nest, tile, chosen, fixed, target)
+    elif chosen is not None:
+        tile.copies[chosen] = _copies(nest, chosen, tile.lanes[chosen], 4)
+
+
+def _lanes(nest: Nest, target: Target) -> int:
+    """Elements of the widest type of the nest in a vector register."""
+    lanes = target.vector_bytes // max(nest.itemsize, 2)
+    return max(min(lanes, MAX_LANES.get(target.language, 64)), 1)
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest power of two that is not below n."""
+    return 1 << (n - 1).bit_length()
+
+
+def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr]) -> Expr | None:
+    """The axis along which a point costs least; None where scalars are as good."""
+    best, best_cost = None, 0.95 * (1.0 + len(nest.accesses))
+    for a in nest.axes:
+        if a in scalar or lanes < 2:
+            continue
+        width = min(lanes, _power_of_two(a.arg[1]))
+        points = a.arg[1] / ceildiv(a.arg[1], width)  # of the axis in one vector, on average
+        cost = 1.0 + sum(x.cost(a, width) for x in nest.accesses)
+        once = prod(r.arg[1] for r in nest.reduced)  # iterations that share one result
+        if a in nest.reduced:
+            cost += width * width.bit_length() / once
+        else:
+            cost += sum(x.cost(a, width) for x in nest.results) / once
+        cost /= points
+        if cost < best_cost - 1e-9:
+            best, best_cost = a, cost
+    return best
+
+
+# --- the register tile -----------------------------------------------------------------------------------
+
+
+def _copies(nest: Nest, axis: Expr, lanes: int, wanted: int) -> int:
+    """Vectors in flight along one axis: a number that leaves no remainder, if there is one."""
+    vectors = ceildiv(axis.arg[1], lanes)
+    if any(a.cost(axis, lanes) > 1.0 for a in nest.accesses):
+        return 1
+    if nest.heavy or nest.operations > 24:
+        wanted = min(wanted, 2 if nest.operations < 60 else 1)
+    if axis.arg[1] % lanes == 0:
+        for copies in (wanted, 3, 2):
+            if copies <= wanted and vectors % copies == 0:
+                return copies
+    return min(wanted, vectors) if vectors >= 4 * wanted or vectors <= wanted else 1
+
+
+def _register_tile(nest: Nest, tile: Tile, vector: Expr | None, fixed: frozenset[Expr],
+                   target: Target) -> None:
+    """Copies of output axes that share loads, as many as there are registers; without any, several
+    accumulators along the vector."""
+    spatial = [a for a in nest.axes if a not in nest.reduced and a not in fixed and a is not vector]
+    loads = [a for a in nest.accesses if not a.stores]
+    shared = [a for a in spatial if any(x.strides.get(a, 0) == 0 for x in loads) and len(loads) > 1]
+    vectors = [x for x in loads if vector is not None and x.strides.get(vector, 0) != 0]
+    shared.sort(key=lambda a: (sum(x.strides.get(a, 0) != 0 for x in vectors), -min(a.arg[1], 16)))
+    options = [[(a, c) for c in COPIES if c <= a.arg[1]] for a in shared[:1]]
+    outer = vector is not None and vector not in nest.reduced
+    if shared and (not outer or shared[0].arg[1] < ENOUGH):
+        options += [[(a, c) for c in (1, 2, 4) if c <= a.arg[1]] for a in shared[1:2]]
+    if outer:
+        assert vector is not None
+        most = ceildiv(vector.arg[1], tile.lanes[vector])
+        options.append([(vector, c) for c in VECTORS if c <= most])
+    best = min(itertools.product(*options), key=lambda t: _tile_cost(nest, tile, vector, t, target))
+    tile.copies.update({a: c for a, c in best if c > 1})
+    if vector is not None and not outer and prod(c for _, c in best) < 4:
+        tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
+
+
+def _tile_cost(nest: Nest, tile: Tile, vector: Expr | None, chosen: tuple[tuple[Expr, int], ...],
+               target: Target) -> float:
+    """Loads for each multiply-add, with what is lost in remainders and to latency."""
+    cells = prod(c for _, c in chosen)
+    width = tile.lanes[vector] if vector is not None else 1
+    registers = ceildiv(width * nest.itemsize, target.vector_bytes)
+    loads, live = 0.0, 0
+    for access in nest.accesses:
+        if access.stores:
+            continue
+        made = prod(c for a, c in chosen if access.strides.get(a, 0) != 0)
+        along = access.cost(vector, width) if vector is not None else 1.0
+        loads += made * max(along, 1.0)
+        if along != SPLAT:
+            live = max(live, made)
+    if (cells + min(live, 4)) * registers + 2 > target.vector_registers:
+        return 1e9 + cells
+    waste = 1.0
+    for a, c in chosen:
+        step = c * tile.lanes.get(a, 1)
+        waste *= (1.0 + ceildiv(a.arg[1], step) * step / a.arg[1]) / 2
+    latency = 0.1 * max(0, ENOUGH - cells)
+    return (0.5 + loads / cells) * waste + latency
