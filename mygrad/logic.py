@@ -246,9 +246,14 @@ def bound_on(e: Expr) -> Bound | None:
 
 
 def _bound_on(e: Expr) -> Bound | None:
-    if not is_bounded(e.src[0]) or not is_bounded(e.src[1]):
+    a, b = e.src
+    if a.low is None or a.high is None or b.low is None or b.high is None:
         return None
-    terms, constant = difference(*e.src)
+    if is_const(b):
+        return (a, a.low, b.arg - 1) if e.op is Op.LT else (a, b.arg, b.arg)
+    if is_const(a):
+        return (b, a.arg + 1, b.high) if e.op is Op.LT else (b, a.arg, a.arg)
+    terms, constant = difference(a, b)
     if not terms:
         return None
     positive = terms[min(terms, key=order)] > 0
@@ -264,14 +269,18 @@ def _bound_on(e: Expr) -> Bound | None:
 def _conjunction(a: Expr, b: Expr) -> Expr:
     parts = _flatten(Op.AND, a, b)
     present = set(parts)
-    if any(_opposite(e) in present for e in parts):
+    if any(e.op is Op.XOR and _opposite(e) in present for e in parts):
         return _FALSE
-    ranges = ranges_of(parts)
+    kept = [e for e in parts if e.op is not Op.OR or not _absorbed(e, Op.OR, present)]
+    ranges = ranges_of(kept)
     if any(low > high for low, high in ranges.values()):
         return _FALSE
-    kept = [e for e in parts if not _implied(e, ranges) and not _absorbed(e, Op.OR, present)]
-    for total, (low, high) in ranges.items():
-        kept += _as_conditions(total, low, high)
+    bounded = [e for e in kept if bound_on(e) is not None]
+    if len(ranges) < len(bounded):  # several conditions on one sum: say their intersection
+        said = set(bounded)
+        kept = [e for e in kept if e not in said]
+        for total, (low, high) in ranges.items():
+            kept += _as_conditions(total, low, high)
     return _join(Op.AND, list(dict.fromkeys(kept))) if kept else _TRUE
 
 
@@ -285,12 +294,6 @@ def ranges_of(parts: list[Expr]) -> dict[Expr, tuple[int, int]]:
             before = ranges.get(total, (low, high))
             ranges[total] = max(low, before[0]), min(high, before[1])
     return ranges
-
-
-def _implied(e: Expr, ranges: dict[Expr, tuple[int, int]]) -> bool:
-    """Whether the condition is said again by the ranges."""
-    bound = bound_on(e)
-    return bound is not None and bound[0] in ranges
 
 
 def _as_conditions(total: Expr, low: int, high: int) -> list[Expr]:
