@@ -137,7 +137,7 @@ def _scatter(node: Node, x: Array, index: Array, y: Array) -> Array:
     places: list[Array] = list(np.indices(index.shape, np.int64))
     places[axis] = index.astype(np.int64)
     inside = _inside(index, x.shape[axis])
-    cells = np.array(x)
+    cells = np.array(x, order="C")  # so that reshape(-1) is the same memory
     if inside.any():
         flat = np.ravel_multi_index([place[inside] for place in places], x.shape)
         numeric.scatter(cells.reshape(-1), flat, y[inside], mode, node.dtype)
