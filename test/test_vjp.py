@@ -7,7 +7,7 @@ import pytest
 from checks import assert_close, awkward_shapes, check_vjp, leaf, random_array, value_of
 
 from mygrad import dtype as dt
-from mygrad import graph, ops
+from mygrad import graph, ops, realize
 from mygrad.autograd.gradient import gradient
 from mygrad.autograd.vjp import NOT_DIFFERENTIABLE, VJP
 from mygrad.errors import GradientError
@@ -463,6 +463,20 @@ COMPOSED = {
 def test_composed(name):
     build, *shapes = COMPOSED[name]
     check_vjp(build, *[random_array(shape, i) for i, shape in enumerate(shapes)], atol=5e-6)
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_composed_on_the_default_device(name):
+    """Compiled gradients are what the interpreter says they are."""
+    build, *shapes = COMPOSED[name]
+    arrays = [random_array(shape, i) for i, shape in enumerate(shapes)]
+    found = []
+    for make in (leaf, realize.from_numpy):
+        inputs = [make(a) for a in arrays]
+        out = build(*inputs)
+        found.append([out, *gradient([out], [make(random_array(out.shape, 9))], inputs)])
+    for compiled, plain in zip(realize.realize(found[1]), found[0], strict=True):
+        assert_close(realize.to_numpy(compiled), value_of(plain), 1e-9, 1e-11, name)
 
 
 # --- PyTorch -------------------------------------------------------------------------------------
