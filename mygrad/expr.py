@@ -169,6 +169,9 @@ def substitute(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
     """
     done: dict[Expr, Expr] = dict(mapping)
     only_axes = all(key.op is Op.AXIS for key in mapping)
+    in_sums = any(
+        _is_sum(key) for key in mapping
+    )  # then partial sums must be looked at, one by one
     work = [e]
     while work:
         node = work[-1]
@@ -178,7 +181,7 @@ def substitute(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
         if only_axes and not node.binds and free_axes(node).isdisjoint(mapping):
             done[work.pop()] = node
             continue
-        sum_of = form_of(node)[0] if _is_sum(node) else None
+        sum_of = form_of(node)[0] if _is_sum(node) and not in_sums else None
         operands = node.src if sum_of is None else tuple(sum_of)
         pending = [s for s in operands if s not in done]
         if pending:
@@ -263,17 +266,22 @@ def given(e: Expr, condition: Expr | None) -> Expr:
 
 
 def _within(e: Expr, total: Expr, low: int, high: int) -> Expr:
-    if low > high:
-        return e
+    axes = free_axes(e)
     terms, _ = form_of(total)
-    term = next((t for t in sorted(terms, key=order) if abs(terms[t]) == 1), None)
-    if term is None or (term.op is Op.AXIS and term not in free_axes(e)):
+    usable = (t for t, c in terms.items() if abs(c) == 1 and (t.op is not Op.AXIS or t in axes))
+    term = min(usable, key=order, default=None)
+    if term is None or low > high:
         return e
     # total = sign*term + others, so term = sign*(narrow - others) with low <= narrow <= high
     narrow = param(f"within {low} {high}", low, high)
     others = total - term * terms[term]
     changed = substitute(e, {term: (narrow - others) * terms[term]})
-    return substitute(changed, {narrow: total})
+    changed = substitute(changed, {narrow: total})
+    return changed if _divisions(changed) < _divisions(e) else e
+
+
+def _divisions(e: Expr) -> int:
+    return sum(node.op is Op.IDIV or node.op is Op.MOD for node in toposort([e]))
 
 
 # --- evaluation -----------------------------------------------------------------------------------
