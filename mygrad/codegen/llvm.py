@@ -20,6 +20,7 @@ from operator import mul
 from typing import Any, NamedTuple
 
 from mygrad import dtype as dt
+from mygrad.codegen import vmath
 from mygrad.codegen.llvm_memory import PREAMBLE, Array, Memory
 from mygrad.codegen.llvm_ops import fill, template
 from mygrad.codegen.llvm_types import lane_mask, literal, mangled, memory, register, scalar, splat
@@ -93,7 +94,8 @@ class _Renderer:
             self.memory.arrays[slot] = Array(Value([f"%b{slot}"], "ptr"), dtype, written)
         self._block(self.function.body)
         lines = ["entry:\n", *self.entry, *self.emitter.scopes[0].lines, *self.exit, "  ret void\n"]
-        return "".join([PREAMBLE, _outer(self.function), _inner(self.function, "".join(lines))])
+        body = "".join(lines)
+        return "".join([PREAMBLE, vmath.helpers(body), _outer(self.function), _inner(self.function, body)])
 
     def _param(self, e: Expr) -> Value:
         if e.arg[0] not in self.function.params:

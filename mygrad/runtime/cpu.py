@@ -57,7 +57,8 @@ class CPU(Runtime):
 
     def __init__(self) -> None:
         self._compiler = Compiler()
-        self.target: Target = host_target(self._compiler.cpu, self._compiler.features, _threads())
+        self.target: Target = host_target(
+            self._compiler.name, self._compiler.features, _threads())
         self._memory = Allocator()
         self._pool: Pool | None = None
         self.lock = threading.RLock()
@@ -134,7 +135,7 @@ class CPU(Runtime):
     def _native(self) -> list[int]:
         """The addresses of the native program's functions; compiled once per machine."""
         cache, text, compiler = default_cache(), native.source(), self._compiler
-        key = content_key("native", text, compiler.key)
+        key = content_key("native", text, compiler.name, compiler.features)
         binary = cache.get(key)
         if binary is None:
             binary = compiler.compile(text, "native")

@@ -11,11 +11,12 @@ _SYSTEM_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-def host_target(cpu: str, features: str, threads: int, caches: Path = _SYSTEM_CACHES) -> Target:
-    """The target of a processor with this LLVM name and these LLVM features ("+avx2,-avx512f")."""
+def host_target(name: str, features: str, threads: int, caches: Path = _SYSTEM_CACHES) -> Target:
+    """The target of a processor with these LLVM features ("+avx2,-avx512f"). `name` goes into the keys of
+    compiled kernels, so it says more than the processor: also which compiler."""
     width, registers = _vectors(set(features.split(",")))
     sizes = _cache_sizes(caches)
-    return Target(language="llvm", name=cpu, features=features, vector_bytes=width,
+    return Target(language="llvm", name=name, features=features, vector_bytes=width,
                   vector_registers=registers, l1_bytes=sizes.get(1, 32 << 10),
                   l2_bytes=sizes.get(2, 1 << 20), threads=threads)
 

@@ -28,7 +28,8 @@ def _llvmlite() -> Any:
 
 
 class Compiler:
-    """Compiles for this processor. `key` names everything an object file depends on besides its text."""
+    """Compiles for this processor. `name` and `features` are all that an object file
+    depends on besides its text."""
 
     def __init__(self) -> None:
         self._llvm = _llvmlite()
@@ -38,7 +39,7 @@ class Compiler:
         self.cpu: str = self._llvm.get_host_cpu_name()
         self.features: str = self._llvm.get_host_cpu_features().flatten()
         version = ".".join(map(str, self._llvm.llvm_version_info))
-        self.key = content_key(self.cpu, self.features, version, PASSES, _PIPELINE)
+        self.name = f"{self.cpu}, LLVM {version}, passes {content_key(PASSES, _PIPELINE)[:8]}"
         self._engines: list[Any] = []  # functions die with their engine
 
     def _machine(self) -> Any:
