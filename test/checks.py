@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 import mygrad
 from mygrad import dtype as dt
@@ -84,14 +85,16 @@ def check_op(
 
     Shapes stand for random operands in [low, high) of `dtype`; float arrays are converted to it,
     integer and bool arrays are taken as they are and have no gradient. Without `torch_fn` and
-    `numpy_fn` the function itself is given PyTorch tensors; where PyTorch is missing that
-    comparison is left out. `numpy_fn` gets float64 arrays; its gradient is differentiated
-    numerically.
+    `numpy_fn` the function itself is given PyTorch tensors, and the check is skipped where PyTorch
+    is missing. Dtypes must be PyTorch's, too. `numpy_fn` gets float64 arrays; its gradient is
+    differentiated numerically.
     """
     arrays = _operands(operands, low, high, seed)
     rtol, atol = _tolerance(dtype, rtol, atol)
     if torch_fn is None and numpy_fn is None:
         torch_fn = fn
+        if torch is None:
+            pytest.skip("PyTorch is not installed")
     tensors = [_tensor(a, dtype, grad) for a in arrays]
     # the oracles see what the tensors hold, after rounding to their type
     seen = [
@@ -110,6 +113,7 @@ def check_op(
     if torch_fn is not None and torch is not None:
         inputs = [_torch_tensor(a, dtype, grad) for a in arrays]
         output = torch_fn(*inputs)
+        assert result.dtype.name == str(output.dtype).removeprefix("torch.")
         assert_close(value, _torch_numpy(output), rtol, atol, "forward, PyTorch")
         if grad:
             output.backward(torch.tensor(weights).to(output.dtype))

@@ -189,6 +189,16 @@ def test_huge_unsigned_indices_are_out_of_range():
     np.testing.assert_array_equal(value_of(graph.scatter(x, index, y, 0, "add")), [5, 8])
 
 
+def test_scatter_into_an_array_that_is_not_row_major():
+    x = random_array((2, 3))
+    index, y = np.array([[1, 1], [0, 5], [1, 0]]), random_array((3, 2), 1)
+    turned = graph.move(Op.PERMUTE, leaf(x), (1, 0))
+    got = value_of(graph.scatter(turned, leaf(index), leaf(y), 1, "add"))
+    expected = value_of(graph.scatter(leaf(x.T.copy()), leaf(index), leaf(y), 1, "add"))
+    np.testing.assert_array_equal(got, expected)
+    assert (got != x.T).sum() == 4
+
+
 def _before(a: float, b: float) -> bool:
     return not math.isnan(a) and (math.isnan(b) or a < b)
 
