@@ -146,6 +146,15 @@ def test_batchnorm_of_one_value_per_channel() -> None:
     assert norm.eval()(Tensor.ones(1, 3)).shape == (1, 3)
 
 
+def test_norms_of_16_bits_do_not_overflow() -> None:
+    x = values((4, 6, 2, 2)) * 300  # squares beyond 65504
+    for make in (lambda: nn.LayerNorm((6, 2, 2)), lambda: nn.RMSNorm(2), lambda: nn.GroupNorm(3, 6),
+                 lambda: nn.BatchNorm2d(6).train()):  # fmt: skip
+        narrow, wide = make()(Tensor(x, dtype=dt.float16)), make()(Tensor(x))
+        assert narrow.dtype is dt.float16
+        np.testing.assert_allclose(narrow.numpy(), wide.numpy(), rtol=2e-3, atol=2e-3)
+
+
 @needs_torch
 def test_embedding() -> None:
     ours, theirs = twins(lambda m: m.Embedding(7, 3, padding_idx=2))

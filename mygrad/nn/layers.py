@@ -6,6 +6,8 @@ fit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mygrad.errors import ShapeError, message
 from mygrad.helpers import prod
 from mygrad.nn import init
@@ -67,6 +69,7 @@ class _Conv(Module):
     """Cross-correlation over the last `axes` axes: (N, in, *spatial) -> (N, out, *spatial')."""
 
     axes: int
+    operation: Callable[..., Tensor]  # the Tensor method
     transposed = False
 
     def __init__(
@@ -105,7 +108,8 @@ class _Conv(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        return x.conv2d(
+        return type(self).operation(
+            x,
             self.weight,
             self.bias,
             groups=self.groups,
@@ -131,6 +135,7 @@ class Conv1d(_Conv):
     """Convolution: (N, in, L) -> (N, out, L'); weight (out, in / groups, kernel)."""
 
     axes = 1
+    operation = Tensor.conv1d
 
 
 class Conv2d(_Conv):
@@ -141,6 +146,7 @@ class Conv2d(_Conv):
     """
 
     axes = 2
+    operation = Tensor.conv2d
 
 
 class ConvTranspose2d(_Conv):

@@ -6,7 +6,8 @@
     GroupNorm     over space and groups of channels        Wu and He 2018, 1803.08494
     RMSNorm       over the last axes, without a mean       Zhang and Sennrich 2019, 1910.07467
 
-Variances are means of squared deviations (not n - 1), as in PyTorch.
+Variances are means of squared deviations (not n - 1), as in PyTorch. Inputs of 16 bits are
+normalised in float32, where squares do not overflow, and the result has the input's type.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from mygrad.helpers import Shape, prod
 from mygrad.nn import init
 from mygrad.nn.module import Module
 from mygrad.tensor import Tensor
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype.itemsize < dt.float32.itemsize else x
 
 
 def _standardize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
@@ -76,8 +81,9 @@ class _BatchNorm(Module):
                     "call .eval() or use a larger batch",
                 )
             )
-        mean = x.mean(axis=axes)
-        centred = x - self._spread(mean, x)
+        wide = _wide(x)
+        mean = wide.mean(axis=axes)
+        centred = wide - self._spread(mean, x)
         variance = (centred * centred).mean(axis=axes)
         if self.training:
             self._track(mean.detach(), variance.detach() * (count / max(count - 1, 1)))
@@ -87,7 +93,8 @@ class _BatchNorm(Module):
         inverse = (variance + self.eps).rsqrt()
         scale = inverse if self.weight is None else inverse * self.weight
         y = (x - self._spread(mean, x)) * self._spread(scale, x)
-        return y if self.bias is None else y + self._spread(self.bias, x)
+        y = y if self.bias is None else y + self._spread(self.bias, x)
+        return y.cast(x.dtype)
 
     @staticmethod
     def _spread(values: Tensor, x: Tensor) -> Tensor:
@@ -156,7 +163,7 @@ class LayerNorm(_LastAxes):
         super().__init__(normalized_shape, eps, elementwise_affine, elementwise_affine and bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._affine(_standardize(x, self._axes(x), self.eps))
+        return self._affine(_standardize(_wide(x), self._axes(x), self.eps)).cast(x.dtype)
 
 
 class RMSNorm(_LastAxes):
@@ -168,8 +175,9 @@ class RMSNorm(_LastAxes):
         super().__init__(normalized_shape, eps, elementwise_affine, False)
 
     def forward(self, x: Tensor) -> Tensor:
-        square = (x * x).mean(axis=self._axes(x), keepdim=True)
-        return self._affine(x * (square + self.eps).rsqrt())
+        wide = _wide(x)
+        square = (wide * wide).mean(axis=self._axes(x), keepdim=True)
+        return self._affine(wide * (square + self.eps).rsqrt()).cast(x.dtype)
 
 
 class GroupNorm(Module):
@@ -189,9 +197,10 @@ class GroupNorm(Module):
         if len(x.shape) < 2 or x.shape[1] != self.num_channels:
             expected = f"(N, {self.num_channels}, ...)"
             raise ShapeError(message(type(self).__name__, f"input {tuple(x.shape)}", expected))
-        groups = x.reshape(x.shape[0], self.num_groups, -1)
+        size = prod(x.shape[1:]) // self.num_groups  # not -1, which an empty batch leaves open
+        groups = _wide(x).reshape(x.shape[0], self.num_groups, size)
         y = _standardize(groups, (2,), self.eps).reshape(*x.shape)
-        return _scale_channels(y, self.weight, self.bias)
+        return _scale_channels(y, self.weight, self.bias).cast(x.dtype)
 
     def extra_repr(self) -> str:
         affine = self.weight is not None
