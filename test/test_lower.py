@@ -378,6 +378,34 @@ def test_a_blocked_reduction_needs_an_output_of_its_own() -> None:
         codegen.lower(scheduled)
 
 
+STAGED = (*TILED, Stage(2, "i1o", ("i2", "i1io", "i1ii")))
+BLOCKED_STAGED = (*BLOCKED, Stage(2, "i2o", ("i1io", "i2i", "i1ii")))
+
+
+@pytest.mark.parametrize(("a_t", "b_t"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize(("m", "n", "k"), [(8, 24, 8), (9, 29, 6)])
+def test_staged_operands(m: int, n: int, k: int, a_t: bool, b_t: bool) -> None:
+    kernel = matmul(m, n, k, a_t, b_t, epilogue=True)
+    both_staged = (*BLOCKED_STAGED, Stage(1, "i2o", ("i0o", "i2i", "i0i")))
+    for actions in (STAGED, BLOCKED_STAGED, both_staged):
+        function = check(kernel, apply(start(kernel), actions))
+        assert "scratch s0" in stmt.text(function)
+
+
+def test_a_staged_window_holds_its_border() -> None:
+    kernel = convolution(1, 2, 5, 3, 7, 3, 1)
+    actions = (Split("i3", 4), Vectorize("i3i"), Split("i1", 2), Unroll("i1i"),
+               Reorder(("i2", "i3o", "i1o")), Stage(1, "i3o", ("i4", "i5", "i6", "i3i")))
+    lines = stmt.text(check(kernel, apply(start(kernel), actions))).split("\n")
+    assert not any("update" in line and " if " in line for line in lines)  # conditions are in the copy
+
+
+def test_a_stage_that_misses_a_loop_is_refused() -> None:
+    kernel = matmul(9, 29, 7)
+    with pytest.raises(ScheduleError, match="layout"):
+        codegen.lower(apply(start(kernel), (*TILED, Stage(2, "i1o", ("i2", "i1ii")))))
+
+
 # --- random schedules ----------------------------------------------------------------------------------------
 
 KERNELS = {
@@ -426,4 +454,3 @@ def test_random_schedules_keep_the_result(name: str, data: st.DataObject) -> Non
 def test_identities_match_the_accumulators() -> None:
     assert numeric.identity(Op.MAX, dt.uint8) == 0
     assert numeric.identity(Op.MAX, F) == float("-inf")
-    assert Stage  # staging has its own tests below

@@ -60,8 +60,13 @@ class Emitter:
     def block(self, scope: Scope, region: Region) -> Block:
         """The inside of a scope."""
         block: list[Stmt] = []
-        for phase in scope.phases:
+        for number, phase in enumerate(scope.phases):
             block += phase.lets
+            if number == 0:
+                for scratch, nests in scope.copies:
+                    block.append(scratch)
+                    for nest in nests.values():
+                        block += self.loop(nest, region)
             block += [_declare(a, region) for a in phase.accumulators]
             for nest in phase.nests.values():
                 block += self.loop(nest, region)

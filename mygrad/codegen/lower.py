@@ -22,8 +22,14 @@ from dataclasses import dataclass, field
 
 from mygrad import dtype as dt
 from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError
-from mygrad.codegen.prepare import axes_of, combine, prepare
-from mygrad.codegen.stmt import Combine, If, Let, Put, Stmt, Update
+from mygrad.codegen.prepare import (
+    Staged,
+    axes_of,
+    combine,
+    prepare,
+    staged_loads,
+)
+from mygrad.codegen.stmt import Combine, If, Let, Put, Scratch, Stmt, Update
 from mygrad.dtype import DType
 from mygrad.expr import (
     Expr,
@@ -74,6 +80,7 @@ class Scope:
         self.phases: list[Phase] = [Phase()]
         self.nests: dict[LoopAxis, Scope] = {}
         self.leaves: list[Stmt] = []
+        self.copies: list[tuple[Scratch, dict[LoopAxis, Scope]]] = []  # staged operands
         self.values: dict[Expr, Expr] = {}  # expression -> the name that holds it
         self.phase_of: dict[Expr, int] = {}
         if loop is not None:
@@ -114,13 +121,14 @@ class Placer:
         self.tile_axes = frozenset(p.axis for p in schedule.loops if p.is_tile)
         self.names: dict[str, int] = {}
         self.unnamed: set[Expr] = set()  # values that exist in one branch only
+        self.staged: dict[Expr, Staged] = staged_loads(schedule, self.stores)
         self._count_uses()
 
     def _count_uses(self) -> None:
         nodes = toposort([e for store in self.stores for e in roots_of(store)])
         self.uses: dict[Expr, int] = {}
         self.pure: set[Expr] = set()  # made of loop indices alone
-        affine = [store.index for store in self.stores]
+        affine = [store.index for store in self.stores] + [e.src[0] for e in self.staged]
         for e in nodes:
             for s in set(e.src):
                 self.uses[s] = self.uses.get(s, 0) + 1
@@ -175,7 +183,34 @@ class Placer:
             if p.kind == "parallel":
                 return 0
             return 2 if p.axis in ordered or (p.is_tile and scanned is not None) else 1
-        return self.root.inside(sorted(self.loops(axes), key=rank), self.root.nests)
+        return self.enter(self.root, sorted(self.loops(axes), key=rank), self.root.nests)
+
+    def enter(self, scope: Scope, loops: Iterable[LoopAxis], nests: dict[LoopAxis, Scope]) -> Scope:
+        """The scope inside of these loops, with the operands that are staged on the way copied there."""
+        inner = scope.inside(loops, nests)
+        for at in inner.path[scope.depth + 1:]:
+            for staged in self.staged.values():
+                if staged.at is at.loop and all(c is not staged.scratch for c, _ in at.copies):
+                    self.copy(staged, at)
+        return inner
+
+    def copy(self, staged: Staged, at: Scope) -> None:
+        """A nest in `at` that copies an operand into scratch memory, contiguous lanes at a time."""
+        missing = {p.axis for p in staged.layout} ^ {
+            a for a in free_axes(staged.load) if a not in at.positions}
+        if missing:
+            raise ScheduleError(f"stage of b{staged.load.arg} at {staged.at.name}: the layout must be the "
+                                f"loops inside that it depends on, and differs by {missing}")
+        nests: dict[LoopAxis, Scope] = {}
+        at.copies.append((staged.scratch, nests))
+        scope = at.inside(sorted(staged.layout, key=lambda p: p.is_tile), nests)
+        src = tuple(self.place(e, scope) for e in staged.load.src)
+        scope.leaves.append(Put(staged.scratch.name, staged.index, rebuild(staged.load, src)))
+
+    def is_copied(self, e: Expr, scope: Scope) -> bool:
+        """Whether a load is staged on the way to this scope."""
+        staged = self.staged.get(e)
+        return staged is not None and any(staged.at is s.loop for s in scope.path)
 
     def put(self, store: Store, scope: Scope) -> Put:
         """The store with its values in place."""
@@ -237,7 +272,7 @@ class Placer:
     def place(self, root: Expr, scope: Scope) -> Expr:
         """The expression as it stands in `scope`, everything that belongs further out being bound there."""
         done: dict[Expr, Expr] = {}
-        for e in _pending([root], scope, done):
+        for e in self.pending(root, scope, done):
             home = scope.path[scope.level(e)]
             done[e] = self.place_node(e, home, scope, done)
             if self.uses.get(e, 0) > 1 and self.worth_a_name(e):
@@ -247,6 +282,32 @@ class Placer:
             return self.bind(root, scope.path[level], done[root])
         return done[root]
 
+    def pending(self, root: Expr, scope: Scope, done: dict[Expr, Expr]) -> list[Expr]:
+        """What is not yet bound on the path, operands first; bodies of reductions and scans, and what
+            is staged, are not entered."""
+        order: list[Expr] = []
+        state: dict[Expr, bool] = {}
+        work = [root]
+        while work:
+            e = work[-1]
+            known = state.get(e)
+            if known is None:
+                home = scope.path[scope.level(e)]
+                if e in home.values:
+                    done[e] = home.values[e]
+                    state[e] = True
+                    work.pop()
+                    continue
+                state[e] = False
+                if e.op not in (Op.REDUCE, Op.SCAN) and not self.is_copied(e, scope):
+                    work += [s for s in reversed(e.src) if s not in state]
+            else:
+                work.pop()
+                if not known:
+                    state[e] = True
+                    order.append(e)
+        return order
+
     def place_node(self, e: Expr, home: Scope, scope: Scope, done: dict[Expr, Expr]) -> Expr:
         """One expression whose operands are placed."""
         if e.op in _LEAVES:
@@ -255,6 +316,8 @@ class Placer:
             return self.place_reduce(e, home)
         if e.op is Op.SCAN:
             return self.place_scan(e, home)
+        if self.is_copied(e, scope):
+            return self.staged[e].read
         src, phase = [], 0
         for s in e.src:
             level = scope.level(s)
@@ -299,7 +362,7 @@ class Placer:
         own = tuple(p.axis for p in loops if p.is_tile)
         name = self.fresh("acc")
         phase.accumulators.append(Pending(name, e.dtype, op, own))
-        scope = home.inside(loops, phase.nests)
+        scope = self.enter(home, loops, phase.nests)
         result = var(name, e.dtype)
         if own:
             result = var(self.fresh("r"), e.dtype)
@@ -339,29 +402,3 @@ def _scan_axis(store: Store) -> Expr | None:
         if e.op is Op.SCAN:
             return e.arg[1]
     return None
-
-
-def _pending(roots: list[Expr], scope: Scope, done: dict[Expr, Expr]) -> list[Expr]:
-    """What is not yet bound on the path, operands first; bodies of reductions and scans are not entered."""
-    order: list[Expr] = []
-    state: dict[Expr, bool] = {}
-    work = roots[::-1]
-    while work:
-        e = work[-1]
-        known = state.get(e)
-        if known is None:
-            home = scope.path[scope.level(e)]
-            if e in home.values:
-                done[e] = home.values[e]
-                state[e] = True
-                work.pop()
-                continue
-            state[e] = False
-            if e.op not in (Op.REDUCE, Op.SCAN):
-                work += [s for s in reversed(e.src) if s not in state]
-        else:
-            work.pop()
-            if not known:
-                state[e] = True
-                order.append(e)
-    return order

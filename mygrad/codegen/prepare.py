@@ -9,10 +9,11 @@ accumulator can carry along the innermost loop of their store (others became red
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from mygrad import dtype as dt
-from mygrad.codegen.actions import Schedule, definition
+from mygrad.codegen.actions import LoopAxis, Schedule, definition
+from mygrad.codegen.stmt import Scratch
 from mygrad.errors import InternalError
 from mygrad.expr import (
     Expr,
@@ -28,6 +29,7 @@ from mygrad.expr import (
     toposort,
     where,
 )
+from mygrad.helpers import prod, strides_of
 from mygrad.kernel import BufferInfo, Store, roots_of, store_axes
 from mygrad.numeric import identity
 from mygrad.ops import Op
@@ -146,6 +148,43 @@ def combine(op: Op, a: Expr, b: Expr) -> Expr:
     if a.dtype is dt.bool_ and op in (Op.ADD, Op.MAX, Op.MUL):
         return alu(Op.AND if op is Op.MUL else Op.OR, a, b)
     return alu(op, a, b)
+
+
+# --- staged operands -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A load that is copied into scratch memory: where, which cell holds it, and what is copied."""
+
+    at: LoopAxis
+    layout: tuple[LoopAxis, ...]
+    scratch: Scratch
+    index: Expr
+    load: Expr
+
+    @property
+    def read(self) -> Expr:
+        """The cell instead of the load."""
+        return load(self.scratch.name, self.load.dtype, self.index)
+
+
+def staged_loads(schedule: Schedule, stores: list[Store]) -> dict[Expr, Staged]:
+    """The loads of staged buffers."""
+    staged: dict[Expr, Staged] = {}
+    if not schedule.stages:
+        return staged
+    for e in toposort([e for store in stores for e in roots_of(store)]):
+        stage = next((t for t in schedule.stages if e.op is Op.LOAD and t.slot == e.arg), None)
+        if stage is None:
+            continue
+        layout = tuple(schedule.loop(name) for name in stage.layout)
+        index = const(0)
+        for p, step in zip(layout, strides_of(tuple(p.extent for p in layout)), strict=True):
+            index = index + p.axis * step
+        scratch = Scratch(f"s{len(staged)}", e.dtype, prod(p.extent for p in layout))
+        staged[e] = Staged(schedule.loop(stage.at), layout, scratch, index, e)
+    return staged
 
 
 def axes_of(store: Store) -> frozenset[Expr]:
