@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from checks import assert_close, awkward_shapes, check_vjp, leaf, random_array, value_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mygrad import dtype as dt
 from mygrad import graph, ops, realize
@@ -463,6 +465,53 @@ COMPOSED = {
 def test_composed(name):
     build, *shapes = COMPOSED[name]
     check_vjp(build, *[random_array(shape, i) for i, shape in enumerate(shapes)], atol=5e-6)
+
+
+def _rows(op: Op, x: Node) -> Node:
+    return _along(graph.reduce(op, x, (1,)), x)
+
+
+def _windows(x: Node) -> Node:
+    padded = graph.move(Op.PAD, x, ((0, 0), (1, 1)))
+    return graph.reduce(Op.ADD, graph.move(Op.WINDOW, padded, (1, 3, 1, 1)), (2,))
+
+
+PLACES = np.array([[2, 0, 2], [1, 1, 7]])
+
+# steps from two (2, 3) arrays to a third
+STEPS = {
+    "add": lambda a, b: graph.alu(Op.ADD, a, b),
+    "mul": lambda a, b: graph.alu(Op.MUL, a, b),
+    "max": lambda a, b: graph.alu(Op.MAX, a, b),
+    "sin": lambda a, b: graph.alu(Op.SIN, a),
+    "exp": lambda a, b: graph.alu(Op.EXP, graph.alu(Op.SIN, b)),
+    "where": lambda a, b: graph.alu(Op.WHERE, graph.alu(Op.LT, a, b), graph.alu(Op.NEG, a), b),
+    "sum": lambda a, b: _rows(Op.ADD, a),
+    "prod": lambda a, b: _rows(Op.MUL, b),
+    "amax": lambda a, b: _rows(Op.MAX, a),
+    "cumprod": lambda a, b: graph.scan(Op.MUL, a, 1),
+    "cumsum": lambda a, b: graph.scan(Op.ADD, b, 0),
+    "cummax": lambda a, b: graph.scan(Op.MAX, a, 1),
+    "mix": lambda a, b: graph.move(Op.RESHAPE, graph.move(Op.PERMUTE, a, (1, 0)), (2, 3)),
+    "flip": lambda a, b: graph.move(Op.FLIP, b, (0,)),
+    "window": lambda a, b: _windows(a),
+    "gather": lambda a, b: graph.gather(a, leaf(PLACES), 1),
+    "put": lambda a, b: graph.scatter(a, leaf(PLACES), b, 1, "set"),
+    "times": lambda a, b: graph.scatter(a, leaf(PLACES), b, 1, "mul"),
+}
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), *[st.integers(0, 9)] * 2), min_size=2, max_size=5))
+@settings(max_examples=100)
+def test_random_compositions(steps):
+    def build(x: Node, y: Node) -> Node:
+        values = [x, y]
+        for name, i, j in steps:
+            values.append(STEPS[name](values[-1 - i % len(values)], values[-1 - j % len(values)]))
+        return values[-1]
+
+    arrays = random_array((2, 3), 4, -1, 1), random_array((2, 3), 5, -1, 1)
+    check_vjp(build, *arrays, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", COMPOSED)
