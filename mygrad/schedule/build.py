@@ -147,8 +147,9 @@ class Builder:
         )  # the initial group of a scatter never reads it; others load it
 
     def _load(self, node: Node, index: Index, valid: Expr | None) -> Expr:
-        place = flat(index, node.shape)
-        loaded = expr.load(self._slot(node), node.dtype, place, valid)
+        if valid is not None and _always_inside(index, node):
+            valid = None  # what makes it invalid lies elsewhere; `_move` sees to the zero
+        loaded = expr.load(self._slot(node), node.dtype, flat(index, node.shape), valid)
         if len(loaded.src) == 2:
             self.reads[loaded] = (node, index, loaded.src[1])
         return loaded
@@ -269,22 +270,27 @@ def _zero(value: Expr) -> Expr:
     return expr.const(0, value.dtype)
 
 
-def _vanishes(value: Expr, condition: Expr) -> bool:
-    """Whether a value is 0 wherever the condition fails: a load under it, or a product with one."""
-    work = [value]
-    while work:
-        e = work.pop()
-        if e.op is Op.LOAD and len(e.src) == 2 and _implies(e.src[1], condition):
-            continue
-        if e.op is Op.CAST and e.src[0].dtype.is_float == e.dtype.is_float:
-            work.append(e.src[0])
-        elif e.op is Op.REDUCE and e.arg[0] is Op.ADD:
-            work.append(e.src[0])
-        elif e.op is Op.MUL:
-            work.append(next((s for s in e.src if s.op is Op.LOAD and len(s.src) == 2), e.src[0]))
-        else:
-            return False
-    return True
+def _always_inside(index: Index, node: Node) -> bool:
+    return all(
+        at.low is not None and at.high is not None and 0 <= at.low and at.high < extent
+        for at, extent in zip(index, node.shape, strict=True)
+    )
+
+
+def _vanishes(e: Expr, condition: Expr, depth: int = 8) -> bool:
+    """Whether a value is 0 wherever the condition fails: a load under it, or a product or sum of such.
+
+    Zero times anything is taken as 0 here: a padded operand hides what it meets, even inf and nan.
+    """
+    if e.op is Op.LOAD:
+        return len(e.src) == 2 and _implies(e.src[1], condition)
+    if depth == 0:
+        return False
+    if e.op is Op.MUL:
+        return any(_vanishes(s, condition, depth - 1) for s in e.src)
+    if e.op in (Op.CAST, Op.NEG) or (e.op is Op.REDUCE and e.arg[0] is Op.ADD):
+        return _vanishes(e.src[0], condition, depth - 1)
+    return e.op is Op.ADD and all(_vanishes(s, condition, depth - 1) for s in e.src)
 
 
 def _implies(strong: Expr, weak: Expr) -> bool:

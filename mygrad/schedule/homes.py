@@ -15,7 +15,7 @@ Every kernel keeps the reason why it exists. The numbers behind the choices stan
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -85,9 +85,14 @@ class Demand:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a value before homes are chosen: the cost of computing it from its leaves."""
+    """What is guessed of a value before homes are chosen: what computing it from its leaves takes.
+
+    `operations` is per element, with smaller operands counted as if they were computed once and shared;
+    `count` is the size of the expression as text.
+    """
 
     operations: float
+    count: float
     leaves: frozenset[Node]
 
 
@@ -100,7 +105,8 @@ class Homes:
         self.order = toposort(roots)
         self.must: dict[Node, str] = {}
         self.cuts: set[Node] = set()  # those that must not be computed inside of their readers
-        self.facts: dict[Node, Facts] = {}
+        self.own: dict[Node, Facts] = {}
+        self.facts: dict[Node, Facts] = {}  # as readers see them
         self.demands: dict[Node, list[Demand]] = defaultdict(list)
         self.group_of: dict[Node, Group] = {}
         self.groups: list[Group] = []
@@ -116,12 +122,16 @@ class Homes:
     def _gather_facts(self) -> None:
         for root in self.roots:
             self.must[root] = "asked for"
+        readers = Counter(s for node in self.order for s in node.src)
         for node in self.order:
             self._force(node)
             facts = self._facts(node)
             if node.op in ALU:
                 self._cut(node, facts)
-            self.facts[node] = Facts(0.0, frozenset((node,))) if node in self.must else facts
+            self.own[node] = facts
+            if node in self.must or (readers[node] > 1 and _is_epilogue(node, facts)):
+                facts = Facts(0.0, 0.0, frozenset((node,)))  # what reads it will find it stored
+            self.facts[node] = facts
 
     def _force(self, node: Node) -> None:
         """Memory for what an operation needs in memory: itself or its operands."""
@@ -137,7 +147,7 @@ class Homes:
     def _cut(self, node: Node, facts: Facts) -> None:
         """End an expression that became too long."""
         reason = ""
-        if facts.operations > cost.MAX_OPERATIONS:
+        if facts.count > cost.MAX_OPERATIONS:
             reason = f"more than {cost.MAX_OPERATIONS} operations in one expression"
         elif len(facts.leaves) > cost.MAX_LEAVES:
             reason = f"more than {cost.MAX_LEAVES} arrays in one expression"
@@ -147,13 +157,15 @@ class Homes:
 
     def _facts(self, node: Node) -> Facts:
         if node.op in (Op.CONST, Op.IOTA, Op.VARIABLE):
-            return Facts(0.0, frozenset())
+            return Facts(0.0, 0.0, frozenset())
         if node.op not in ALU and node.op not in MOVEMENT and node.op is not Op.GATHER:
-            return Facts(0.0, frozenset((node,)))
-        src = [self.facts[s] for s in node.src]
+            return Facts(0.0, 0.0, frozenset((node,)))
+        src = [(self.facts[s], min(1.0, s.size / max(node.size, 1))) for s in node.src]
         own = 0.0 if node.op in MOVEMENT else cost.weight(node.op)
         return Facts(
-            own + sum(f.operations for f in src), frozenset().union(*(f.leaves for f in src))
+            own + sum(f.operations * share for f, share in src),
+            own + sum(f.count for f, _ in src),
+            frozenset().union(*(f.leaves for f, _ in src)),
         )
 
     # --- one node -----------------------------------------------------------------------------------------
@@ -174,7 +186,7 @@ class Homes:
         if times <= node.size and len({d.group for d in demands}) == 1:
             self._pass_on(node, demands)
             return
-        facts = self.facts[node]
+        facts = self.own[node]
         leaf_bytes = sum(
             min(x.size, node.size) / max(node.size, 1) * x.dtype.itemsize for x in facts.leaves
         )
@@ -329,7 +341,7 @@ class Homes:
         )
 
     def _has_reduce(self, node: Node) -> bool:
-        return any(x.op is Op.REDUCE for x in self.facts[node].leaves - {node})
+        return any(x.op is Op.REDUCE for x in self.own[node].leaves)
 
     # --- after: what the visit could not see ---------------------------------------------------------------
 
@@ -386,6 +398,11 @@ class Homes:
         if copy not in self.group_of:
             reason = f"a zero-padded copy, so that {reader.root.op.name.lower()} reads without conditions"
             self.group_of[copy] = self._new_group(copy, reason, copy.shape)
+
+
+def _is_epilogue(node: Node, facts: Facts) -> bool:
+    """Whether a reduction of the same size ends in this node, so that it would be stored rather than that."""
+    return node.op in ALU and any(x.op is Op.REDUCE and x.size >= node.size for x in facts.leaves)
 
 
 def _forced(node: Node) -> str:
