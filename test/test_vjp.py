@@ -501,7 +501,11 @@ STEPS = {
 }
 
 
-@given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), *[st.integers(0, 9)] * 2), min_size=2, max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(sorted(STEPS)), *[st.integers(0, 9)] * 2), min_size=2, max_size=5
+    )
+)
 @settings(max_examples=100)
 def test_random_compositions(steps):
     def build(x: Node, y: Node) -> Node:
