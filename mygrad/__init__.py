@@ -1,1 +1,8 @@
 """mygrad: a lazy tensor compiler that one person can read."""
+
+from mygrad import dtype as dtypes
+from mygrad.config import context
+from mygrad.runtime.device import Device
+from mygrad.tensor import Tensor, grad, value_and_grad
+
+__all__ = ["Device", "Tensor", "context", "dtypes", "grad", "value_and_grad"]

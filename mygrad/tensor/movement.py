@@ -1,0 +1,537 @@
+"""Other shapes and orders of the same values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from mygrad import dtype as dt
+from mygrad import graph
+from mygrad.errors import DTypeError, ShapeError, message
+from mygrad.graph import Node
+from mygrad.helpers import Shape, ceildiv, prod
+from mygrad.ops import Op
+from mygrad.tensor.base import (
+    Axes,
+    Base,
+    Scalar,
+    axis_names,
+    broadcast_shapes,
+    cast_node,
+    check_axes,
+    check_axis,
+    expand_node,
+    reshape_node,
+)
+from mygrad.tensor.creation import along, shape_of
+from mygrad.tensor.activation import Activation
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Pairs = Sequence[tuple[int, int]]
+
+
+def on_axis(
+    shape: Shape, axis: int, pair: tuple[int, int], others: str
+) -> tuple[tuple[int, int], ...]:
+    """The argument of PAD (others "pad") or SHRINK (others "shrink") that changes one axis only."""
+    return tuple(
+        pair if a == axis else (0, 0) if others == "pad" else (0, n) for a, n in enumerate(shape)
+    )
+
+
+class Movement(Activation):
+    """reshape, permute, pad, flip, join, split and their relatives. Gradients flow through all of them."""
+
+    __slots__ = ()
+
+    def _move(self, op: Op, arg: Any) -> Self:
+        return self._map(graph.move(op, self._operand(), arg))
+
+    # --- shape ---
+
+    def reshape(self, *shape: Any) -> Self:
+        """The same elements, in row-major order, in another shape; one extent may be -1.
+
+        >>> Tensor.arange(6).reshape(2, -1).shape
+        (2, 3)
+
+        Raises:
+            ShapeError: another number of elements.
+        """
+        extents = list(
+            shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        )
+        if -1 in extents:
+            known = prod(n for n in extents if n != -1)
+            if extents.count(-1) > 1 or known == 0 or self.numel() % known:
+                raise ShapeError(
+                    message(
+                        "reshape",
+                        f"{self.shape} to {tuple(extents)}",
+                        "one -1, and extents that divide the number of elements",
+                    )
+                )
+            extents[extents.index(-1)] = self.numel() // known
+        new = shape_of("reshape", tuple(extents))
+        if prod(new) != self.numel():
+            raise ShapeError(
+                message(
+                    "reshape",
+                    f"{self.shape} to {new}",
+                    f"{self.numel()} elements, not {prod(new)}",
+                    "use -1 for one extent",
+                )
+            )
+        return self._map(reshape_node(self._operand(), new))
+
+    view = reshape
+
+    def view_as(self, other: Base) -> Self:
+        """Reshaped to the other's shape."""
+        return self.reshape(other.shape)
+
+    def flatten(self, start: int = 0, end: int = -1) -> Self:
+        """The axes from `start` to `end` (included) as one."""
+        if not self.shape:
+            return self.reshape(1)
+        first, last = check_axis("flatten", start, self.ndim), check_axis("flatten", end, self.ndim)
+        if first > last:
+            raise ShapeError(
+                message("flatten", f"axes {start} to {end}", "the first before the last")
+            )
+        shape = self.shape
+        return self.reshape(*shape[:first], prod(shape[first : last + 1]), *shape[last + 1 :])
+
+    ravel = flatten
+
+    @axis_names
+    def unflatten(self, axis: int, sizes: Sequence[int]) -> Self:
+        """One axis as several; one size may be -1."""
+        axis = check_axis("unflatten", axis, self.ndim)
+        sizes = list(sizes)
+        if -1 in sizes:
+            known = prod(n for n in sizes if n != -1)
+            sizes[sizes.index(-1)] = self.shape[axis] // known if known else 0
+        return self.reshape(*self.shape[:axis], *sizes, *self.shape[axis + 1 :])
+
+    @axis_names
+    def squeeze(self, axis: Axes = None) -> Self:
+        """Without axes of extent 1: all of them, or those given (others of the given stay)."""
+        drop = {a for a in check_axes("squeeze", axis, self.ndim) if self.shape[a] == 1}
+        return self.reshape(tuple(n for a, n in enumerate(self.shape) if a not in drop))
+
+    @axis_names
+    def unsqueeze(self, axis: int) -> Self:
+        """A new axis of extent 1 at `axis`."""
+        axis = check_axis("unsqueeze", axis, self.ndim + 1)
+        return self.reshape((*self.shape[:axis], 1, *self.shape[axis:]))
+
+    def expand(self, *shape: Any) -> Self:
+        """Axes of extent 1 repeated to the given extents (-1 keeps one); new axes may stand in front.
+
+        >>> Tensor([[1], [2]]).expand(-1, 3).tolist()
+        [[1, 1, 1], [2, 2, 2]]
+        """
+        extents = list(
+            shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        )
+        lead = len(extents) - self.ndim
+        for i, extent in enumerate(extents):
+            if extent == -1 and i >= lead:
+                extents[i] = self.shape[i - lead]
+        new = shape_of("expand", tuple(extents))
+        if broadcast_shapes("expand", self.shape, new) != new:
+            raise ShapeError(
+                message("expand", f"{self.shape} to {new}", "extents equal or 1, from the right")
+            )
+        return self._map(expand_node(self._operand(), new))
+
+    broadcast_to = expand
+
+    def expand_as(self, other: Base) -> Self:
+        """Expanded to the other's shape."""
+        return self.expand(other.shape)
+
+    # --- order ---
+
+    def permute(self, *order: Any) -> Self:
+        """Axis j of the result is axis order[j] of this tensor.
+
+        Raises:
+            ShapeError: not every axis exactly once.
+        """
+        axes = tuple(order[0]) if len(order) == 1 and isinstance(order[0], (tuple, list)) else order
+        found = tuple(check_axis("permute", axis, self.ndim) for axis in axes)
+        if sorted(found) != list(range(self.ndim)):
+            raise ShapeError(
+                message("permute", f"{axes} for shape {self.shape}", "every axis exactly once")
+            )
+        return self._move(Op.PERMUTE, found)
+
+    def transpose(self, a: int = 1, b: int = 0) -> Self:
+        """Two axes exchanged."""
+        a, b = check_axis("transpose", a, self.ndim), check_axis("transpose", b, self.ndim)
+        order = list(range(self.ndim))
+        order[a], order[b] = b, a
+        return self._move(Op.PERMUTE, tuple(order))
+
+    swapaxes = transpose
+
+    @property
+    def T(self) -> Self:
+        """The axes in reverse order."""
+        return self._move(Op.PERMUTE, tuple(reversed(range(self.ndim))))
+
+    @property
+    def mT(self) -> Self:
+        """The last two axes exchanged."""
+        return self.transpose(-1, -2)
+
+    def movedim(self, source: int | Sequence[int], target: int | Sequence[int]) -> Self:
+        """Axes `source` moved to the places `target`; the others keep their order."""
+        sources = [source] if isinstance(source, int) else list(source)
+        targets = [target] if isinstance(target, int) else list(target)
+        sources = [check_axis("movedim", a, self.ndim) for a in sources]
+        targets = [check_axis("movedim", a, self.ndim) for a in targets]
+        rest = iter(a for a in range(self.ndim) if a not in sources)
+        place = dict(zip(targets, sources, strict=True))
+        return self.permute(*(place[i] if i in place else next(rest) for i in range(self.ndim)))
+
+    moveaxis = movedim
+
+    @axis_names
+    def flip(self, axis: Axes = None, *more: int) -> Self:
+        """Reversed along the axes, all by default."""
+        axes = (axis, *more) if more else axis
+        return self._move(Op.FLIP, check_axes("flip", axes, self.ndim))  # type: ignore[arg-type]
+
+    @axis_names
+    def roll(self, shifts: int | Sequence[int], axis: Axes = None) -> Self:
+        """Shifted along axes (or along the flattened tensor), what leaves at one end enters at the other."""
+        if axis is None:
+            if not isinstance(shifts, int):
+                raise ShapeError(
+                    message("roll", f"shifts {shifts} without axes", "one axis for each shift")
+                )
+            return self.flatten().roll(shifts, 0).reshape(self.shape)
+        pairs = [(shifts, axis)] if isinstance(shifts, int) else zip(shifts, axis, strict=True)  # type: ignore
+        result = self
+        for by, along_axis in pairs:
+            a = check_axis("roll", along_axis, self.ndim)  # type: ignore[arg-type]
+            n = self.shape[a]
+            cut = -by % n if n else 0  # type: ignore[operator]
+            if cut:
+                result = result._slice(a, cut, n).cat(result._slice(a, 0, cut), axis=a)
+        return result
+
+    # --- parts ---
+
+    def shrink(self, bounds: Sequence[tuple[int, int] | None]) -> Self:
+        """The block start <= i < stop on every axis; None keeps an axis."""
+        arg = tuple((0, n) if b is None else b for b, n in zip(bounds, self.shape, strict=True))
+        return self._move(Op.SHRINK, arg)
+
+    def _slice(self, axis: int, start: int, stop: int) -> Self:
+        return self._move(Op.SHRINK, on_axis(self.shape, axis, (start, stop), "shrink"))
+
+    @axis_names
+    def narrow(self, axis: int, start: int, length: int) -> Self:
+        """`length` elements from `start` on along one axis."""
+        axis = check_axis("narrow", axis, self.ndim)
+        start = start + self.shape[axis] if start < 0 else start
+        return self._slice(axis, start, start + length)
+
+    def _stride(self, axis: int, step: int) -> Self:
+        """Every `step`-th element along an axis."""
+        if step == 1 or self.shape[axis] <= 1:
+            return self
+        node = graph.move(Op.WINDOW, self._operand(), (axis, 1, step, 1))
+        return self._map(reshape_node(node, (*node.shape[: axis + 1], *node.shape[axis + 2 :])))
+
+    @axis_names
+    def split(self, sizes: int | Sequence[int], axis: int = 0) -> tuple[Self, ...]:
+        """Pieces along an axis: of one size (the last may be smaller), or of the given sizes."""
+        axis = check_axis("split", axis, self.ndim)
+        n = self.shape[axis]
+        if isinstance(sizes, int):
+            if sizes <= 0:
+                raise ShapeError(message("split", f"size {sizes}", "a size of 1 or more"))
+            sizes = [min(sizes, n - i) for i in range(0, max(n, 1), sizes)]
+        if sum(sizes) != n:
+            raise ShapeError(message("split", f"sizes {tuple(sizes)}", f"sizes that add up to {n}"))
+        ends = list(accumulate(sizes))
+        return tuple(
+            self._slice(axis, end - size, end) for size, end in zip(sizes, ends, strict=True)
+        )
+
+    @axis_names
+    def chunk(self, chunks: int, axis: int = 0) -> tuple[Self, ...]:
+        """At most `chunks` pieces of one size along an axis; the last may be smaller."""
+        if chunks < 1:
+            raise ShapeError(message("chunk", f"{chunks} chunks", "1 or more"))
+        axis = check_axis("chunk", axis, self.ndim)
+        return self.split(max(1, ceildiv(self.shape[axis], chunks)), axis)
+
+    @axis_names
+    def unbind(self, axis: int = 0) -> tuple[Self, ...]:
+        """All slices along an axis, without that axis."""
+        axis = check_axis("unbind", axis, self.ndim)
+        shape = self.shape[:axis] + self.shape[axis + 1 :]
+        return tuple(self._slice(axis, i, i + 1).reshape(shape) for i in range(self.shape[axis]))
+
+    def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Self:
+        """The diagonal of two axes, as a new last axis: every (columns + 1)-th element of the flat matrix."""
+        a, b = check_axis("diagonal", axis1, self.ndim), check_axis("diagonal", axis2, self.ndim)
+        if a == b:
+            raise ShapeError(message("diagonal", f"axes {axis1} and {axis2}", "two different axes"))
+        x = self.movedim((a, b), (-2, -1))
+        rows, columns = x.shape[-2:]
+        x = x._slice(x.ndim - 1, min(offset, columns), columns) if offset > 0 else x
+        x = x._slice(x.ndim - 2, min(-offset, rows), rows) if offset < 0 else x
+        n = min(x.shape[-2:])
+        x = x._slice(x.ndim - 2, 0, n)
+        flat = x.reshape(*x.shape[:-2], n * x.shape[-1])
+        return flat._stride(flat.ndim - 1, x.shape[-1] + 1)._slice(flat.ndim - 1, 0, n)
+
+    @axis_names
+    def unfold(self, axis: int, size: int, step: int) -> Self:
+        """Windows of `size` every `step` along an axis, as a new last axis."""
+        axis = check_axis("unfold", axis, self.ndim)
+        windows = self._move(Op.WINDOW, (axis, size, step, 1))
+        return windows.movedim(axis + 1, -1)
+
+    # --- repetition ---
+
+    def repeat(self, *counts: Any) -> Self:
+        """The whole tensor repeated counts[i] times along axis i; new axes in front as needed.
+
+        >>> Tensor([1, 2]).repeat(2, 2).tolist()
+        [[1, 2, 1, 2], [1, 2, 1, 2]]
+        """
+        times = shape_of("repeat", counts)
+        if len(times) < self.ndim:
+            raise ShapeError(
+                message("repeat", f"{len(times)} counts", f"at least {self.ndim}, one per axis")
+            )
+        shape = (1,) * (len(times) - self.ndim) + self.shape
+        split = tuple(n for extent in shape for n in (1, extent))
+        spread = tuple(n for pair in zip(times, shape, strict=True) for n in pair)
+        return (
+            self.reshape(split)
+            .expand(spread)
+            .reshape(tuple(t * n for t, n in zip(times, shape, strict=True)))
+        )
+
+    def tile(self, *counts: Any) -> Self:
+        """Like `repeat`, with counts of 1 put in front as needed."""
+        times = shape_of("tile", counts)
+        return self.repeat((1,) * (self.ndim - len(times)) + times)
+
+    @axis_names
+    def repeat_interleave(self, repeats: int, axis: int | None = None) -> Self:
+        """Each element repeated along an axis (of the flattened tensor if there is none)."""
+        if axis is None:
+            return self.flatten().repeat_interleave(repeats, 0)
+        axis = check_axis("repeat_interleave", axis, self.ndim)
+        shape = self.shape
+        spread = (*shape[: axis + 1], repeats, *shape[axis + 1 :])
+        merged = (*shape[:axis], shape[axis] * repeats, *shape[axis + 1 :])
+        return self.unsqueeze(axis + 1).expand(spread).reshape(merged)
+
+    # --- joining ---
+
+    @axis_names
+    def cat(self, *others: Self, axis: int = 0) -> Self:
+        """Joined along an axis: `a.cat(b, c)` or `Tensor.cat([a, b, c])`; types are promoted."""
+        tensors = _listed(self, others)
+        first = tensors[0]
+        axis = check_axis("cat", axis, first.ndim)
+        for t in tensors:
+            if t.ndim != first.ndim or any(
+                a != axis and n != first.shape[a] for a, n in enumerate(t.shape)
+            ):
+                raise ShapeError(
+                    message(
+                        "cat",
+                        f"shapes {' and '.join(str(x.shape) for x in tensors)}",
+                        f"equal extents on all axes but {axis}",
+                    )
+                )
+        kind = first.dtype
+        for t in tensors:
+            kind = dt.promote(kind, t.dtype)
+        nodes = [cast_node(t._operand(), kind) for t in tensors if t.shape[axis]] or [
+            first._operand()
+        ]
+        return first._wrap(_join(nodes, axis), any(t._carries for t in tensors))
+
+    @axis_names
+    def stack(self, *others: Self, axis: int = 0) -> Self:
+        """Joined along a new axis: `a.stack(b)` or `Tensor.stack([a, b])`.
+
+        Raises:
+            ShapeError: shapes differ.
+        """
+        tensors = _listed(self, others)
+        if any(t.shape != tensors[0].shape for t in tensors):
+            raise ShapeError(
+                message(
+                    "stack", f"shapes {' and '.join(str(x.shape) for x in tensors)}", "equal shapes"
+                )
+            )
+        axis = check_axis("stack", axis, tensors[0].ndim + 1)
+        return tensors[0].unsqueeze(axis).cat(*(t.unsqueeze(axis) for t in tensors[1:]), axis=axis)
+
+    def meshgrid(self, *others: Self, indexing: str = "ij") -> tuple[Self, ...]:
+        """Coordinates of the grid over one-dimensional tensors, one tensor for each."""
+        tensors = _listed(self, others)
+        if indexing not in ("ij", "xy"):
+            raise ShapeError(message("meshgrid", f"indexing {indexing!r}", "'ij' or 'xy'"))
+        order = list(range(len(tensors)))
+        if indexing == "xy" and len(tensors) > 1:
+            order[:2] = [1, 0]
+        shape = tuple(tensors[i].numel() for i in order)
+        return tuple(
+            t._map(
+                expand_node(
+                    along(reshape_node(t._operand(), (t.numel(),)), order.index(i), len(shape)),
+                    shape,
+                )
+            )
+            for i, t in enumerate(tensors)
+        )
+
+    # --- padding ---
+
+    def pad(self, padding: Sequence[Any], mode: str = "constant", value: Scalar = 0) -> Self:
+        """Elements added (or, with negative numbers, removed) at the ends of axes.
+
+        Args:
+            padding: a (before, after) pair or None for each axis; or as in PyTorch a flat list that starts at
+                the last axis: (left, right, top, bottom, ...).
+            mode: "constant", "reflect" (without the edge), "replicate" or "circular".
+
+        >>> Tensor([1, 2]).pad((1, 0), value=9).tolist()
+        [9, 1, 2]
+        """
+        pairs = self._pad_pairs(padding)
+        if mode == "constant":
+            return self._pad_constant(pairs, value)
+        if mode not in _BORDER:
+            raise ShapeError(message("pad", f"mode {mode!r}", f"constant, {', '.join(_BORDER)}"))
+        result = self
+        for axis, (before, after) in enumerate(pairs):
+            result = result._pad_border(axis, max(before, 0), max(after, 0), mode)
+            n = result.shape[axis]
+            result = result._slice(axis, max(-before, 0), n - max(-after, 0))
+        return result
+
+    def _pad_pairs(self, padding: Sequence[Any]) -> Pairs:
+        if all(isinstance(p, int) for p in padding):
+            if len(padding) % 2 or len(padding) > 2 * self.ndim:
+                raise ShapeError(
+                    message(
+                        "pad",
+                        f"{tuple(padding)} for shape {self.shape}",
+                        "two numbers for each of the last axes",
+                    )
+                )
+            ends = [(padding[i], padding[i + 1]) for i in range(0, len(padding), 2)]
+            return [(0, 0)] * (self.ndim - len(ends)) + ends[::-1]
+        if len(padding) != self.ndim:
+            raise ShapeError(message("pad", f"{len(padding)} pairs", f"{self.ndim}, one per axis"))
+        return [(0, 0) if p is None else (p[0], p[1]) for p in padding]
+
+    def _pad_constant(self, pairs: Pairs, value: Scalar) -> Self:
+        keep = tuple(
+            (max(-b, 0), n - max(-a, 0)) for (b, a), n in zip(pairs, self.shape, strict=True)
+        )
+        grow = tuple((max(b, 0), max(a, 0)) for b, a in pairs)
+        inner = self._move(Op.SHRINK, keep)
+        node = graph.move(Op.PAD, inner._operand(), grow)
+        if value != 0 and node is not inner._operand():
+            inside = graph.move(Op.PAD, graph.const(True, dt.bool_, inner.shape), grow)
+            if not self.dtype.is_float and isinstance(value, float):
+                raise DTypeError(
+                    message("pad", f"value {value} for {self.dtype.name}", "an integer")
+                )
+            node = graph.alu(Op.WHERE, inside, node, graph.const(value, self.dtype, node.shape))
+        return self._map(node)
+
+    def _pad_border(self, axis: int, before: int, after: int, mode: str) -> Self:
+        if not before and not after:
+            return self
+        n = self.shape[axis]
+        if n == 0 or max(before, after) > _BORDER[mode](n):
+            raise ShapeError(
+                message(
+                    "pad",
+                    f"{(before, after)} for extent {n} in mode {mode}",
+                    f"at most {_BORDER[mode](n)}",
+                    "pad several times",
+                )
+            )
+        left, right = self._border_pieces(axis, before, after, mode)
+        pieces = [piece for piece in (left, self, right) if piece.shape[axis]]
+        return pieces[0].cat(*pieces[1:], axis=axis)
+
+    def _border_pieces(self, axis: int, before: int, after: int, mode: str) -> tuple[Self, Self]:
+        n = self.shape[axis]
+        if mode == "circular":
+            return self._slice(axis, n - before, n), self._slice(axis, 0, after)
+        if mode == "reflect":
+            return (
+                self._slice(axis, 1, before + 1).flip(axis),
+                self._slice(axis, n - 1 - after, n - 1).flip(axis),
+            )
+        lead, rest = self.shape[:axis], self.shape[axis + 1 :]
+        return (
+            self._slice(axis, 0, 1).expand(*lead, before, *rest),
+            self._slice(axis, n - 1, n).expand(*lead, after, *rest),
+        )
+
+
+_BORDER = {"reflect": lambda n: n - 1, "replicate": lambda n: math.inf, "circular": lambda n: n}
+
+
+def _listed(first: Any, others: Sequence[Any]) -> list[Any]:
+    """The tensors of `a.cat(b)` or `Tensor.cat([a, b])`."""
+    tensors = [*first, *others] if isinstance(first, (list, tuple)) else [first, *others]
+    if not tensors or not all(isinstance(t, Base) for t in tensors):
+        raise ShapeError(
+            message(
+                "join",
+                f"{[type(t).__name__ for t in tensors]}",
+                "one or more tensors",
+                "wrap data in Tensor(...)",
+            )
+        )
+    return tensors
+
+
+def _join(nodes: Sequence[Node], axis: int) -> Node:
+    """Nodes one after the other: each is padded to the full extent, and chosen where it lies.
+
+    Halves are joined first, so that depth and selects per element are logarithmic in the number of nodes.
+    """
+    parts = list(nodes)
+    while len(parts) > 1:
+        parts = [
+            _join_two(*parts[i : i + 2], axis) if i + 1 < len(parts) else parts[i]
+            for i in range(0, len(parts), 2)
+        ]
+    return parts[0]
+
+
+def _join_two(a: Node, b: Node, axis: int) -> Node:
+    m, n = a.shape[axis], b.shape[axis]
+    left = graph.move(Op.PAD, a, on_axis(a.shape, axis, (0, n), "pad"))
+    right = graph.move(Op.PAD, b, on_axis(b.shape, axis, (m, 0), "pad"))
+    first = graph.alu(Op.LT, graph.iota(m + n), graph.const(m, dt.index, (m + n,)))
+    return graph.alu(
+        Op.WHERE, expand_node(along(first, axis, len(a.shape)), left.shape), left, right
+    )
