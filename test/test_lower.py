@@ -395,7 +395,7 @@ def test_staged_operands(m: int, n: int, k: int, a_t: bool, b_t: bool) -> None:
 def test_a_staged_window_holds_its_border() -> None:
     kernel = convolution(1, 2, 5, 3, 7, 3, 1)
     actions = (Split("i3", 4), Vectorize("i3i"), Split("i1", 2), Unroll("i1i"),
-               Reorder(("i2", "i3o", "i1o")), Stage(1, "i3o", ("i4", "i5", "i6", "i3i")))
+               Reorder(("i2", "i3o", "i1o", "i1i", "i3i")), Stage(1, "i3o", ("i4", "i5", "i6", "i3i")))
     lines = stmt.text(check(kernel, apply(start(kernel), actions))).split("\n")
     assert not any("update" in line and " if " in line for line in lines)  # conditions are in the copy
 

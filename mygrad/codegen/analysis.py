@@ -26,6 +26,7 @@ from mygrad.codegen.actions import (
     apply,
     start,
 )
+from mygrad.codegen.staging import stages_of
 from mygrad.codegen.tiling import Nest, Tile, nests_of, tile_of
 from mygrad.expr import Expr
 from mygrad.helpers import ceildiv, prod
@@ -70,7 +71,13 @@ class Plan:
             taken.append(Reorder(order))
             scheduled = Reorder(order).apply(scheduled)
         shared = self.shared(scheduled)
-        return (*taken, Parallel(shared)) if shared else tuple(taken)
+        if shared:
+            taken.append(Parallel(shared))
+            scheduled = Parallel(shared).apply(scheduled)
+        heaviest = next((n for n in self.nests if n.reduced), None)
+        if heaviest is not None and heaviest is self.nests[0]:
+            taken += stages_of(heaviest, self.tile, scheduled, self.target)
+        return tuple(taken)
 
     def divide(self, root: Expr, name: str) -> list[Action]:
         """Split off the vector and the copies of an axis."""

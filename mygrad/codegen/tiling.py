@@ -28,6 +28,10 @@ class Access:
     strides: dict[Expr, int | None]
     itemsize: int
     stores: bool
+    slot: int
+    nbytes: int = 0  # of the whole buffer
+    guarded: bool = False  # whether a condition says where it may be read
+    can_stage: bool = False  # read in this nest alone, at indices that nothing else decides
 
     def cost(self, axis: Expr, lanes: int) -> float:
         """Of one vector along `axis`."""
@@ -37,6 +41,17 @@ class Access:
         if step == 1:
             return 1.0
         return lanes * (STRIDED_STORE if self.stores else 1.0)
+
+    def packed_cost(self, nest: Nest, axis: Expr, lanes: int, target: Target) -> float:
+        """Of one vector along `axis` if the operand may be staged: a copy, shared by all that read it."""
+        cost = self.cost(axis, lanes)
+        copied = prod(a.arg[1] for a in nest.reduced if self.strides.get(a, 0) != 0)
+        fits = copied * lanes * max(VECTORS) * self.itemsize <= target.l2_bytes // 2
+        if cost <= 1.0 or not self.can_stage or not fits or axis.arg[1] <= lanes * max(VECTORS):
+            return cost
+        uses = prod(a.arg[1] for a in nest.axes
+                    if a not in nest.reduced and self.strides.get(a, 0) == 0)
+        return min(cost, 1.0 + cost / uses)
 
 
 @dataclass
@@ -92,26 +107,32 @@ def nests_of(kernel: Kernel) -> list[Nest]:
     nests: list[Nest] = []
     for store in kernel.stores:
         axes = tuple(a for a in kernel.axes if a in store_axes(store))
-        nests.append(_nest(roots_of(store), axes, (), [(store.index, store.value.dtype)],
-                           store.value.dtype))
+        nest = _nest(kernel, roots_of(store), axes, (), store.value.dtype)
+        along = {a: stride(store.index, a) for a in axes}
+        nest.accesses.append(Access(along, store.value.dtype.itemsize, True, store.slot))
+        nests.append(nest)
     for e in toposort([e for store in kernel.stores for e in roots_of(store)]):
         if e.op is Op.REDUCE:
             order = sorted(free_axes(e.src[0]) | set(e.arg[1]), key=lambda a: a.arg[0])
-            nest = _nest([e.src[0]], tuple(order), e.arg[1], [], e.dtype)
+            nest = _nest(kernel, [e.src[0]], tuple(order), e.arg[1], e.dtype)
             nest.results = [x for n in nests if free_axes(e) <= frozenset(n.axes)
                             for x in n.accesses if x.stores]
             nests.append(nest)
+    reads: dict[int, int] = {}
+    for access in (x for n in nests for x in n.accesses):
+        reads[access.slot] = reads.get(access.slot, 0) + 1
+    for access in (x for n in nests for x in n.accesses):
+        access.can_stage = access.can_stage and reads[access.slot] == 1
     return [n for n in nests if all(a.arg[1] > 0 for a in n.axes)]
 
 
-def _nest(roots: list[Expr], axes: tuple[Expr, ...], reduced: tuple[Expr, ...],
-          stored: list[tuple[Expr, dt.DType]], dtype: dt.DType) -> Nest:
-    accesses = [Access({a: stride(index, a) for a in axes}, d.itemsize, True) for index, d in stored]
+def _nest(kernel: Kernel, roots: list[Expr], axes: tuple[Expr, ...], reduced: tuple[Expr, ...],
+          dtype: dt.DType) -> Nest:
+    accesses: list[Access] = []
     operations, size, heavy, carries = 0, dtype.itemsize, False, False
     for e in _own_nodes(roots):
         if e.op is Op.LOAD:
-            along = {a: stride(e.src[0], a) for a in axes}
-            accesses.append(Access(along, e.dtype.itemsize, False))
+            accesses.append(_load(kernel, e, axes))
         elif e.op is Op.SCAN:
             carries = True
         if e.op in ALU and (e.dtype is not dt.index or size == 8):
@@ -122,6 +143,14 @@ def _nest(roots: list[Expr], axes: tuple[Expr, ...], reduced: tuple[Expr, ...],
     axes = tuple(a for a in axes if a.arg[1] != 1)
     return Nest(axes, tuple(a for a in reduced if a.arg[1] != 1), accesses, [], max(size, 1), operations,
                 heavy, carries)
+
+
+def _load(kernel: Kernel, e: Expr, axes: tuple[Expr, ...]) -> Access:
+    along = {a: stride(e.src[0], a) for a in axes}
+    plain = all(n.op not in (Op.LOAD, Op.REDUCE, Op.SCAN) for n in toposort(e.src))
+    info = kernel.buffers[e.arg]
+    return Access(along, e.dtype.itemsize, False, e.arg, info.size * e.dtype.itemsize, len(e.src) > 1,
+                  plain and not info.written)
 
 
 def _own_nodes(roots: Iterable[Expr]) -> list[Expr]:
@@ -147,7 +176,7 @@ def tile_of(nest: Nest, tile: Tile, fixed: frozenset[Expr], scalar: frozenset[Ex
     chosen = next((a for a in nest.axes if a in tile.lanes), None)
     if chosen is None:
         lanes = _lanes(nest, target)
-        chosen = _vector_axis(nest, lanes, scalar)
+        chosen = _vector_axis(nest, lanes, scalar, target)
         if chosen is not None:
             tile.lanes[chosen] = min(lanes, _power_of_two(chosen.arg[1]))
     if any(tile.copies.get(a, 1) > 1 for a in nest.axes) or nest.carries:
@@ -169,7 +198,7 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr]) -> Expr | None:
+def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr], target: Target) -> Expr | None:
     """The axis along which a point costs least; None where scalars are as good."""
     best, best_cost = None, 0.95 * (1.0 + len(nest.accesses))
     for a in nest.axes:
@@ -177,7 +206,7 @@ def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr]) -> Expr | None
             continue
         width = min(lanes, _power_of_two(a.arg[1]))
         points = a.arg[1] / ceildiv(a.arg[1], width)  # of the axis in one vector, on average
-        cost = 1.0 + sum(x.cost(a, width) for x in nest.accesses)
+        cost = 1.0 + sum(x.packed_cost(nest, a, width, target) for x in nest.accesses)
         once = prod(r.arg[1] for r in nest.reduced)  # iterations that share one result
         if a in nest.reduced:
             cost += width * width.bit_length() / once
@@ -240,7 +269,7 @@ def _tile_cost(nest: Nest, tile: Tile, vector: Expr | None, chosen: tuple[tuple[
         if access.stores:
             continue
         made = prod(c for a, c in chosen if access.strides.get(a, 0) != 0)
-        along = access.cost(vector, width) if vector is not None else 1.0
+        along = access.packed_cost(nest, vector, width, target) if vector is not None else 1.0
         loads += made * max(along, 1.0)
         if along != SPLAT:
             live = max(live, made)
