@@ -2,7 +2,8 @@
 
 from mygrad import dtype as dtypes
 from mygrad.config import context
+from mygrad.jit import jit
 from mygrad.runtime.device import Device
 from mygrad.tensor import Tensor, grad, value_and_grad
 
-__all__ = ["Device", "Tensor", "context", "dtypes", "grad", "value_and_grad"]
+__all__ = ["Device", "Tensor", "context", "dtypes", "grad", "jit", "value_and_grad"]
