@@ -22,7 +22,7 @@ import numpy as np
 from mygrad import dtype as dt
 from mygrad import expr as ex
 from mygrad.codegen import stmt as st
-from mygrad.codegen.dialects import DIALECTS, Dialect
+from mygrad.codegen.dialects import DIALECTS, Dialect, Helper
 from mygrad.dtype import DType
 from mygrad.errors import InternalError
 from mygrad.expr import Expr
@@ -80,7 +80,7 @@ class _Renderer:
         self.tiles: dict[Expr, st.TileAxis] = {}  # in scope
         self.pinned: dict[Expr, int] = {}  # unroll axes inside of a condition that depends on them
         self.names: dict[str, Name] = {}
-        self.arrays: dict[str, tuple[DType, str]] = {}  # scratch: element type, pointer
+        self.arrays: dict[str, tuple[DType, str, str]] = {}  # scratch, as `pointer` gives it
         self.vectors = _vector_axes(function.body, dialect)
         self.uses_double = False
         self.forget()
@@ -131,21 +131,26 @@ class _Renderer:
 
     def helper(self, name: str, dtype: DType, lanes: int) -> str:
         """The name of a helper function for `dtype`; defines it at its first use."""
-        helper = self.dialect.helpers[name]
         full = f"{name}_{self.ctype(dtype, lanes)}"
-        if full in self.helpers:
-            return full
+        if full not in self.helpers:
+            text = self.typedef(name, full) if name in self.dialect.typedefs else self.function_text(
+                self.dialect.helpers[name], name, full, dtype, lanes)
+            text = self.fill(text, dtype, lanes)  # defines what it uses first
+            self.helpers[full] = text
+        return full
+
+    def typedef(self, name: str, full: str) -> str:
+        return f"{self.dialect.typedefs[name]} {full};"
+
+    def function_text(self, helper: Helper, name: str, full: str, dtype: DType, lanes: int) -> str:
         body = helper.scalar if lanes == 1 else helper.vector
-        letters = "ab"[: helper.parameters]
+        letters = "abc"[: helper.parameters]
         if not body:
             scalar = self.helper(name, dtype, 1)
             parts = [f"{scalar}({', '.join(f'{x}.s{_lane(i)}' for x in letters)})" for i in range(lanes)]
             body = f"return ($T)({', '.join(parts)});"
         parameters = ", ".join(f"{helper.parameter_type} {x}" for x in letters)
-        result = {"float16_bits": "ushort$n", "bfloat16_bits": "ushort$n"}.get(name, "$T")
-        text = f"static inline {result} {full}({parameters}) {{\n    {body}\n}}"
-        self.helpers[full] = self.fill(text, dtype, lanes)
-        return full
+        return f"static inline {helper.result_type} {full}({parameters}) {{\n    {body}\n}}"
 
     # --- dependence on tile axes ----------------------------------------------------------------------
 
@@ -364,18 +369,18 @@ class _Renderer:
 
     # --- memory ------------------------------------------------------------------------------------
 
-    def pointer(self, target: int | str) -> tuple[DType, str]:
-        """Element type and pointer of a buffer or scratch array."""
+    def pointer(self, target: int | str) -> tuple[DType, str, str]:
+        """Element type, pointer and address space of a buffer or scratch array."""
         if isinstance(target, str):
             return self.arrays[target]
-        return self.function.buffers[target][0], f"b{target}"
+        return self.function.buffers[target][0], f"b{target}", f"{self.dialect.global_space} "
 
     def access(self, table: Mapping[tuple[str, bool], str], target: int | str, index: str, lanes: int = 1,
                **texts: str) -> str:
         """A load or store of the dialect."""
-        dtype, pointer = self.pointer(target)
+        dtype, pointer, space = self.pointer(target)
         template = table.get((dtype.name, lanes > 1)) or table[("", lanes > 1)]
-        return self.fill(template, dtype, lanes, p=pointer, i=_bare(index), **texts)
+        return self.fill(template, dtype, lanes, p=pointer, i=_bare(index), q=space, **texts)
 
     def load(self, e: Expr, src: list[Text], at: Point) -> Text:
         index, valid = src[0], src[1] if len(src) > 1 else None
@@ -503,7 +508,8 @@ class _Renderer:
         assert name.op is not None
         if name.op is Op.ADD and value.op is Op.MUL and name.dtype in (dt.float32, dt.float64):
             factors = [self.splat(self.value(f, at), f.dtype, cell.lanes) for f in value.src]
-            return f"fma({_bare(factors[0])}, {_bare(factors[1])}, {cell.text})"
+            return self.fill("@multiply_add($a, $b, $c)", name.dtype, cell.lanes,
+                             a=_bare(factors[0]), b=_bare(factors[1]), c=cell.text)
         operand = self.splat(self.value(value, at), name.dtype, cell.lanes)
         return self.combined(name.op, name.dtype, cell.text, operand, cell.lanes)
 
@@ -555,10 +561,10 @@ class _Renderer:
         else:
             self.line(declaration)
         pointer, pointee = label, self.dialect.memory_types[s.dtype]
+        space = f"{self.dialect.shared_space} " if shared else ""
         if pointee != dtype:
-            space = f"{self.dialect.shared_space} " if shared else ""
             pointer = f"(({space}{pointee} *){label})"
-        self.arrays[s.name] = s.dtype, pointer
+        self.arrays[s.name] = s.dtype, pointer, space
 
     def put(self, s: st.Put) -> None:
         roots = [r for r in (s.index, s.value, s.valid) if r is not None]
@@ -593,7 +599,7 @@ class _Renderer:
 
     def store(self, s: st.Put, index: str, value: str, valid: Text | None) -> None:
         """One element."""
-        dtype, _ = self.pointer(s.target)
+        dtype, _, _ = self.pointer(s.target)
         if s.mode != "set":
             old = self.access(self.dialect.loads, s.target, index)
             value = self.mixed(s.mode, dtype, old, value)

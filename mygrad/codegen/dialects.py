@@ -3,7 +3,7 @@
 A dialect says how types, arguments, loads, stores and operations are written. Its templates have `$T` for the
 type of the result, `$U` for the unsigned type of the same width (at least 32 bits for scalars, where C would
 promote to a signed int), `$n` for the number of lanes (nothing for scalars), `$a $b $c` for operands, `$p $i
-$v` for a pointer, an index and a value. `$A` is the scalar type of a cast's operand. `@name(` calls the helper function `name` for the type of the result;
+$v` for a pointer, an index and a value, `$q` for the address space of the pointer. `$A` is the scalar type of a cast's operand. `@name(` calls the helper function `name` for the type of the result;
 its definition is written in front of the kernel when it is used.
 
 Values are computed in `types`: bool as 0 or 1 in a byte; float16 and bfloat16 in float, rounded after every
@@ -31,6 +31,7 @@ class Helper:
     scalar: str
     vector: str = ""
     parameter_type: str = "$T"
+    result_type: str = "$T"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Dialect:
     casts: Mapping[tuple[str, str, bool], str]  # (kind from, kind to, vector?)
     bits: str  # the bytes of a value as the type $T of the same size
     helpers: Mapping[str, Helper]
+    typedefs: Mapping[str, str]  # types that templates name with `@name`
     reserved: frozenset[str] = frozenset()
 
 
@@ -98,6 +100,7 @@ SCALAR: dict[Row, str] = {
 }
 
 HELPERS: dict[str, Helper] = {
+    "multiply_add": Helper(3, "return fma(a, b, c);"),
     "larger": Helper(2, "return a > b ? a : b;"),
     "maximum": Helper(2, "return a > b || a != a ? a : b;"),  # NaN if either side is
     "minimum": Helper(2, "return a < b || a != a ? a : b;"),
@@ -121,6 +124,16 @@ _OPENCL_NAMES = {dt.bool_: "uchar", dt.int8: "char", dt.int16: "short", dt.int32
                  dt.uint8: "uchar", dt.uint16: "ushort", dt.uint32: "uint", dt.uint64: "ulong",
                  dt.float16: "float", dt.bfloat16: "float", dt.float32: "float", dt.float64: "double"}
 
+# PoCL calls the conversions of the standard, and vloadn and vstoren, as functions and never inlines them
+_OPENCL_PROLOGUE = """\
+#pragma OPENCL FP_CONTRACT OFF
+#ifdef __clang__
+#define CONVERT(type, value) __builtin_convertvector(value, type)
+#else
+#define CONVERT(type, value) convert_##type(value)
+#endif
+"""
+
 # A vector comparison gives integers of the operands' width, -1 where it holds; bools are bytes 0 and 1.
 _OPENCL_VECTOR: dict[Row, str] = {
     (Op.NEG, "f"): "-$a",
@@ -137,7 +150,7 @@ _OPENCL_VECTOR: dict[Row, str] = {
     (Op.MUL, "i"): "as_$T(as_$U($a) * as_$U($b))",
     (Op.DIV, "f"): "$a / $b",
     (Op.MAX, "f"): "@maximum($a, $b)",
-    (Op.MAX, "i"): "max($a, $b)",
+    (Op.MAX, "i"): "@larger($a, $b)",
     (Op.IDIV, "i"): "@floordiv($a, $b)",
     (Op.IDIV, "u"): "@quotient($a, $b)",
     (Op.MOD, "i"): "@modulo($a, $b)",
@@ -147,16 +160,19 @@ _OPENCL_VECTOR: dict[Row, str] = {
     (Op.XOR, "i"): "$a ^ $b",
     (Op.SHL, "i"): "@shift_left($a, $b)",
     (Op.SHR, "i"): "@shift_right($a, $b)",
-    **{(Op.LT, kind): "convert_$T(-($a < $b))" for kind in "bif"},
-    **{(Op.EQ, kind): "convert_$T(-($a == $b))" for kind in "bif"},
-    **{(Op.WHERE, kind): "select($c, $b, convert_$M($a) != ($M)(0))" for kind in "bif"},
+    **{(Op.LT, kind): "CONVERT($T, -($a < $b))" for kind in "bif"},
+    **{(Op.EQ, kind): "CONVERT($T, -($a == $b))" for kind in "bif"},
+    **{(Op.WHERE, kind): "CONVERT($M, $a) != ($M)(0) ? $b : $c" for kind in "bif"},
     **{(op, "b"): f"$a {sign} $b" for op, sign in ((Op.ADD, "|"), (Op.MUL, "&"), (Op.MAX, "|"),
                                                     (Op.AND, "&"), (Op.OR, "|"), (Op.XOR, "^"))},
 }
 
 _OPENCL_HELPERS: dict[str, Helper] = {
     **HELPERS,
-    "maximum": Helper(2, HELPERS["maximum"].scalar, "return select(b, a, (a > b) | (a != a));"),
+    "maximum": Helper(2, HELPERS["maximum"].scalar, "return ((a > b) | (a != a)) ? a : b;"),
+    "larger": Helper(2, *["return a > b ? a : b;"] * 2),
+    # fused where the machine can; a call of fma() is slow on PoCL
+    "multiply_add": Helper(3, *["#pragma OPENCL FP_CONTRACT ON\n    return a * b + c;"] * 2),
     "round_float16": Helper(1, *["ushort$n h;\n"
                                  "    vstore_half${n}_rte(a, 0, (half *)&h);\n"
                                  "    return vload_half$n(0, (const half *)&h);"] * 2),
@@ -166,24 +182,26 @@ _OPENCL_HELPERS: dict[str, Helper] = {
                                 parameter_type="double$n"),
     "float16_bits": Helper(1, *["ushort$n h;\n"
                                 "    vstore_half${n}_rte(a, 0, (half *)&h);\n"
-                                "    return h;"] * 2, parameter_type="float$n"),
+                                "    return h;"] * 2, parameter_type="float$n", result_type="ushort$n"),
     "float16_value": Helper(1, *["return vload_half$n(0, (const half *)&a);"] * 2,
                             parameter_type="ushort$n"),
     # to nearest even; NaN stays NaN, which the carry could turn into infinity
     "round_bfloat16": Helper(1, *["const uint$n u = as_uint$n(a);\n"
                                   "    const uint$n r = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;\n"
                                   "    const uint$n nan = u | 0x400000u;\n"
-                                  "    return select(as_float$n(r), as_float$n(nan), "
-                                  "(u & 0x7fffffffu) > 0x7f800000u);"] * 2),
+                                  "    return (u & 0x7fffffffu) > 0x7f800000u "
+                                  "? as_float$n(nan) : as_float$n(r);"] * 2),
     # PoCL saturates NaN to the smallest value instead of 0
     **{f"saturate_{t}": Helper(1, "return a != a ? 0 : convert_${T}_sat(a);",
-                               "return select(convert_${T}_sat(a), ($T)(0), convert_$M(a != a));",
+                               "return CONVERT($M, a != a) ? ($T)(0) : convert_${T}_sat(a);",
                                parameter_type=f"{t}$n") for t in ("float", "double")},
     # PoCL's sine of a vector is wrong in all lanes when one of them is large
     "sine": Helper(1, "return sin(a);"),
-    "bfloat16_bits": Helper(1, *["return convert_ushort$n(as_uint$n(@round_bfloat16(a)) >> 16);"] * 2,
-                            parameter_type="float$n"),
-    "bfloat16_value": Helper(1, *["return as_float$n(convert_uint$n(a) << 16);"] * 2,
+    "bfloat16_bits": Helper(1, "return as_uint(@round_bfloat16(a)) >> 16;",
+                            "return CONVERT(ushort$n, as_uint$n(@round_bfloat16(a)) >> 16);",
+                            parameter_type="float$n", result_type="ushort$n"),
+    "bfloat16_value": Helper(1, "return as_float((uint)a << 16);",
+                             "return as_float$n(CONVERT(uint$n, a) << 16);",
                              parameter_type="ushort$n"),
 }
 
@@ -192,7 +210,7 @@ OPENCL = Dialect(
     kernel="__kernel void",
     global_space="__global",
     shared_space="__local",
-    prologue="#pragma OPENCL FP_CONTRACT OFF\n",
+    prologue=_OPENCL_PROLOGUE,
     double_prologue="#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n",
     lanes=(2, 4, 8, 16),
     thread="(long)get_global_id(0)",
@@ -202,24 +220,27 @@ OPENCL = Dialect(
     unsigned={d: {1: "uchar", 2: "ushort", 4: "uint", 8: "ulong"}[d.itemsize] for d in dt.ALL},
     memory_types=_OPENCL_NAMES | {dt.float16: "half", dt.bfloat16: "ushort"},
     array_types={dt.float16: "ushort"},
-    loads={("", False): "$p[$i]", ("", True): "vload$n(0, $p + $i)",
+    loads={("", False): "$p[$i]", ("", True): "((${q}const @packed *)($p + $i))->v",
            ("float16", False): "vload_half($i, $p)", ("float16", True): "vload_half$n(0, $p + $i)",
            ("bfloat16", False): "@bfloat16_value($p[$i])",
-           ("bfloat16", True): "@bfloat16_value(vload$n(0, $p + $i))"},
-    stores={("", False): "$p[$i] = $v", ("", True): "vstore$n($v, 0, $p + $i)",
+           ("bfloat16", True): "@bfloat16_value(((${q}const @packed_bits *)($p + $i))->v)"},
+    stores={("", False): "$p[$i] = $v", ("", True): "((${q}@packed *)($p + $i))->v = $v",
             ("float16", False): "vstore_half_rte($v, $i, $p)",
             ("float16", True): "vstore_half${n}_rte($v, 0, $p + $i)",
             ("bfloat16", False): "$p[$i] = @bfloat16_bits($v)",
-            ("bfloat16", True): "vstore$n(@bfloat16_bits($v), 0, $p + $i)"},
+            ("bfloat16", True): "((${q}@packed_bits *)($p + $i))->v = @bfloat16_bits($v)"},
     scalar=SCALAR,
     vector=_OPENCL_VECTOR,
     casts={**{(kind, "b", False): "($T)($a != 0)" for kind in "if"},
-           **{(kind, "b", True): "convert_$T(-($a != ($A$n)(0)))" for kind in "if"},
-           **{(a, b, vector): "convert_$T($a)"
-              for a, b in ("if", "ff", "ii", "bi", "bf") for vector in (False, True)},
+           **{(kind, "b", True): "CONVERT($T, -($a != ($A$n)(0)))" for kind in "if"},
+           **{(a, b, False): "($T)$a" for a, b in ("if", "ff", "ii", "bi", "bf")},
+           **{(a, b, True): "CONVERT($T, $a)" for a, b in ("if", "ff", "ii", "bi", "bf")},
            **{("f", "i", vector): "@saturate_$A($a)" for vector in (False, True)}},
     bits="as_$T($a)",
     helpers=_OPENCL_HELPERS,
+    # vectors at addresses that are only aligned to their elements
+    typedefs={"packed": "typedef struct __attribute__((packed)) { $T v; }",
+              "packed_bits": "typedef struct __attribute__((packed)) { ushort$n v; }"},
     reserved=frozenset(["max", "min", "exp", "log", "sin", "sqrt", "trunc", "select", "half", "fma"]),
 )
 

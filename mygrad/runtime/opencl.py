@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,8 +131,10 @@ class OpenCL(Runtime):
                 raise DeviceError(message("opencl", "a float64 kernel", f"a type that {self.device.name} has",
                                           "cast to float32"))
             try:
-                built = self.cl.Program(self.context, program.source)
-                self._built[program.source] = built.build(options=self.options, cache_dir=False)
+                with warnings.catch_warnings():  # about remarks of the driver's compiler
+                    warnings.simplefilter("ignore", self.cl.CompilerWarning)
+                    built = self.cl.Program(self.context, program.source)
+                    self._built[program.source] = built.build(options=self.options, cache_dir=False)
             except self.cl.Error as error:
                 raise CompileError(message(f"opencl compiler, kernel {program.entry}", str(error), "no errors",
                                            f"this is a defect of mygrad; the source:\n{program.source}")) from error
