@@ -1,5 +1,5 @@
-"""Activation functions. They decide the speed of networks, so each is a few primitives on e^-|x|, which cannot
-overflow; the same expression serves the gradient."""
+"""Activation functions. They decide the speed of networks, so each is a few primitives on e^-|x|,
+which cannot overflow; the same expression serves the gradient."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ class Activation(Special):
     def gelu(self, approximate: str = "none") -> Self:
         """x Phi(x) with the normal distribution function Phi (Hendrycks and Gimpel 2016).
 
-        approximate="tanh": 0.5 x (1 + tanh(z)) with z = sqrt(2 / pi) (x + 0.044715 x^3), which is x sigmoid(2 z).
+        approximate="tanh": 0.5 x (1 + tanh(z)) with z = sqrt(2 / pi) (x + 0.044715 x^3), which is x
+        sigmoid(2 z).
         """
         if approximate == "tanh":
             scale = 2 * math.sqrt(2 / math.pi)
@@ -87,7 +88,8 @@ class Activation(Special):
         return self * (self * 1.702).sigmoid()
 
     def mish(self) -> Self:
-        """x tanh(softplus(x)) (Misra 2019): with n = e^x that is x (n^2 + 2 n) / (n^2 + 2 n + 2)."""
+        """x tanh(softplus(x)) (Misra 2019): with n = e^x that is x (n^2 + 2 n) / (n^2 + 2 n +
+        2)."""
         x = self._as_float()
         negative = x < 0
         e = negative.where(x, -x).exp()

@@ -1,4 +1,5 @@
-"""A Tensor without its arithmetic: making one, its properties, reading its values, its part in gradients.
+"""A Tensor without its arithmetic: making one, its properties, reading its values, its part in
+gradients.
 
     Tensor = Lazy node + four fields
       _carries   whether gradients flow to the value (it was made from leaves, with gradients on)
@@ -6,15 +7,17 @@
       _frozen    made with requires_grad=False: never carries gradients
       grad       what backward() accumulated, for leaves
 
-How a leaf stays itself. Nodes are interned, so two parameters of equal value share a node, and a parameter gets a
-new node at every optimiser step. Therefore the mark is not in the value but in the *use*: an operation that reads a
-leaf reads `DETACH(value, mark)`, a node of this leaf alone, whatever the value is, and `backward` finds the marks in
-the graph. A value that was computed has only its BUFFER as node; its mark remembers the expression, so `loss.item()`
-before `loss.backward()` loses nothing. `detach` and `no_grad` use DETACH without a mark: an operation under no_grad
-reads operands that carry gradients through it. DETACH is no work; the scheduler drops it.
+How a leaf stays itself. Nodes are interned, so two parameters of equal value share a node, and a
+parameter gets a new node at every optimiser step. Therefore the mark is not in the value but in the
+*use*: an operation that reads a leaf reads `DETACH(value, mark)`, a node of this leaf alone,
+whatever the value is, and `backward` finds the marks in the graph. A value that was computed has
+only its BUFFER as node; its mark remembers the expression, so `loss.item()` before
+`loss.backward()` loses nothing. `detach` and `no_grad` use DETACH without a mark: an operation
+under no_grad reads operands that carry gradients through it. DETACH is no work; the scheduler drops
+it.
 
-The families of methods stand on each other in one line (Base, Creation, Elementwise, ..., Tensor): a file uses
-the methods of the files before it.
+The families of methods stand on each other in one line (Base, Creation, Elementwise, ..., Tensor):
+a file uses the methods of the files before it.
 """
 
 from __future__ import annotations
@@ -51,7 +54,8 @@ _SMALL = 64  # elements that repr shows
 
 
 def axis_names(method: Callable[P, R]) -> Callable[P, R]:
-    """Let a method also take PyTorch's `dim=` for `axis=` and NumPy's `keepdims=` for `keepdim=`."""
+    """Let a method also take PyTorch's `dim=` for `axis=` and NumPy's `keepdims=` for
+    `keepdim=`."""
 
     @functools.wraps(method)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -64,7 +68,7 @@ def axis_names(method: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-# --- nodes -----------------------------------------------------------------------------------------------
+# --- nodes ----------------------------------------------------------------------------------------
 
 
 def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
@@ -172,7 +176,7 @@ def _plain(value: Any) -> Scalar:
     return value.item() if isinstance(value, np.generic) else value
 
 
-# --- data ------------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 def _array_of(data: Any) -> Array:
@@ -228,7 +232,7 @@ def _source(data: Any, dtype: DType | None, device: str | None) -> Node:
     return realize.from_numpy(array, dtype, device)
 
 
-# --- the class -------------------------------------------------------------------------------------------
+# --- the class ------------------------------------------------------------------------------------
 
 
 class Base(Lazy):
@@ -252,12 +256,13 @@ class Base(Lazy):
         """A tensor with the values of `data`.
 
         Args:
-            data: a number, nested lists of numbers, a NumPy array, a Tensor (its value, gradients included),
-                or anything that `numpy.asarray` understands. Data is copied.
-            dtype: the number type; by default the array's own, and for Python numbers bool, int64 or float32.
+            data: a number, nested lists of numbers, a NumPy array, a Tensor (its value, gradients
+                included), or anything that `numpy.asarray` understands. Data is copied.
+            dtype: the number type; by default the array's own, and for Python numbers bool, int64
+                or float32.
             device: where it lives; by default `Device.DEFAULT`.
-            requires_grad: True makes a leaf that `backward` gives a gradient, False a tensor that never carries
-                one, whatever is assigned to it.
+            requires_grad: True makes a leaf that `backward` gives a gradient, False a tensor that
+                never carries one, whatever is assigned to it.
 
         >>> Tensor([[1, 2], [3, 4]]).shape
         (2, 2)
@@ -389,10 +394,11 @@ class Base(Lazy):
 
     @property
     def requires_grad(self) -> bool:
-        """Whether gradients are computed for it: a leaf that asked for them, or made from such leaves.
+        """Whether gradients are computed for it: a leaf that asked for them, or made from such
+        leaves.
 
-        Assigning True makes a leaf: `backward` then adds to its `.grad`. Assigning False ends that, and keeps
-        later assigned values from carrying gradients.
+        Assigning True makes a leaf: `backward` then adds to its `.grad`. Assigning False ends that,
+        and keeps later assigned values from carrying gradients.
         """
         return self._carries
 
@@ -584,8 +590,8 @@ class Base(Lazy):
     def assign(self, value: Any) -> Self:
         """Give this tensor the value of another; other tensors never change.
 
-        A leaf stays a leaf. Otherwise the tensor carries gradients if the value does, unless it was made with
-        requires_grad=False.
+        A leaf stays a leaf. Otherwise the tensor carries gradients if the value does, unless it was
+        made with requires_grad=False.
 
         Raises:
             ShapeError, DTypeError: value of another shape or type; nothing is converted silently.
@@ -665,7 +671,8 @@ def realize_values(node: Node) -> Array:
 
 
 def realize_all(tensors: Sequence[Base]) -> None:
-    """Compute tensors together; each then has a BUFFER node, and remembers its graph if it carries gradients."""
+    """Compute tensors together; each then has a BUFFER node, and remembers its graph if it carries
+    gradients."""
     lazy = [t for t in tensors if t.node.op is not Op.BUFFER]
     if not lazy:
         return

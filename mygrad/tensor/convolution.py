@@ -1,4 +1,5 @@
-"""Convolution and pooling: WINDOW (or UNWINDOW), multiply, and one reduction over everything that is summed."""
+"""Convolution and pooling: WINDOW (or UNWINDOW), multiply, and one reduction over everything that
+is summed."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def sizes_of(name: str, value: Sizes, rank: int) -> tuple[int, ...]:
 def windows(
     x: Node, first: int, sizes: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> Node:
-    """Axes first, first + 1, ... each as (position, offset) of its windows: (o1, k1, o2, k2, ...)."""
+    """Axes first, first + 1, ... each as (position, offset) of its windows: (o1, k1, o2, k2,
+    ...)."""
     for i, arg in enumerate(zip(sizes, strides, dilations, strict=True)):
         x = graph.move(Op.WINDOW, x, (first + 2 * i, *arg))
     return x
@@ -56,7 +58,8 @@ class Convolution(Linear):
         groups: int = 1,
     ) -> Self:
         """x (N, C, H, W) with weight (O, C / groups, kh, kw) and bias (O,) to (N, O, H', W'), where
-        H' = (H + 2 padding - dilation (kh - 1) - 1) // stride + 1. x may lack N. padding "same" or "valid".
+        H' = (H + 2 padding - dilation (kh - 1) - 1) // stride + 1. x may lack N. padding "same" or
+        "valid".
 
         >>> Tensor.ones(1, 3, 8, 8).conv2d(Tensor.ones(4, 3, 3, 3), padding=1).shape
         (1, 4, 8, 8)
@@ -124,7 +127,8 @@ class Convolution(Linear):
         return cast_node(self._operand(), wide), cast_node(weight._operand(), wide), kind
 
     def _finish_conv(self, product: Node, weight: Self, bias: Self | None, kind: dt.DType) -> Self:
-        """Sum a product (N, groups, O / groups, C / groups, o1, k1, o2, k2, ..) over channels and offsets."""
+        """Sum a product (N, groups, O / groups, C / groups, o1, k1, o2, k2, ..) over channels and
+        offsets."""
         rank = (len(product.shape) - 4) // 2
         node = graph.reduce(Op.ADD, product, (3, *(5 + 2 * i for i in range(rank))))
         n, groups, per_group, *spatial = node.shape
@@ -142,8 +146,8 @@ class Convolution(Linear):
         dilation: Sizes = 1,
         groups: int = 1,
     ) -> Self:
-        """The transposed map of conv2d: x (N, C, H, W) with weight (C, O / groups, kh, kw) to (N, O, H', W'),
-        H' = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1.
+        """The transposed map of conv2d: x (N, C, H, W) with weight (C, O / groups, kh, kw) to (N,
+        O, H', W'), H' = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1.
 
         Raises:
             ShapeError: channels, groups or extents that do not fit.
@@ -314,7 +318,8 @@ class Convolution(Linear):
         return (total / counts).cast(x.dtype)
 
     def adaptive_avg_pool2d(self, output_size: Sizes = 1) -> Self:
-        """The last two axes to given extents: output i is the mean from floor(i L / O) to ceil((i + 1) L / O)."""
+        """The last two axes to given extents: output i is the mean from floor(i L / O) to ceil((i +
+        1) L / O)."""
         result = self
         for axis, out in zip(
             (-2, -1), sizes_of("adaptive_avg_pool2d", output_size, 2), strict=True
@@ -346,8 +351,9 @@ class Convolution(Linear):
         mode: str = "nearest",
         align_corners: bool = False,
     ) -> Self:
-        """The axes after the first two to other extents. mode "nearest" repeats, "linear" ("bilinear") weighs the
-        two nearest by distance, with pixel centres at i + 1/2, or at the corners if align_corners.
+        """The axes after the first two to other extents. mode "nearest" repeats, "linear"
+        ("bilinear") weighs the two nearest by distance, with pixel centres at i + 1/2, or at the
+        corners if align_corners.
 
         Raises:
             ShapeError: neither size nor scale, or an unknown mode.
@@ -455,8 +461,9 @@ def _padding_pairs(
 
 
 def _multiply_channels(x: Node, w: Node, groups: int) -> Node:
-    """x (N, C, o1, k1, ..) times w (O, C / groups, k1, ..) over (N, groups, O / groups, C / groups, o1, k1, ..)."""
-    n, channels, *spatial = x.shape
+    """x (N, C, o1, k1, ..) times w (O, C / groups, k1, ..) over (N, groups, O / groups, C / groups,
+    o1, k1, ..)."""
+    n, _, *spatial = x.shape
     outputs, per_group, *kernel = w.shape
     full = (n, groups, outputs // groups, per_group, *spatial)
     x = expand_node(reshape_node(x, (n, groups, 1, per_group, *spatial)), full)

@@ -235,7 +235,8 @@ class Creation(Base):
         return self._map(graph.alu(Op.WHERE, below, *((zero, x) if upper else (x, zero))))
 
     def one_hot(self, num_classes: int) -> Self:
-        """A new last axis with 1 at this index and 0 elsewhere (all 0 for an index out of range); int64.
+        """A new last axis with 1 at this index and 0 elsewhere (all 0 for an index out of range);
+        int64.
 
         >>> Tensor([1, 0]).one_hot(3).tolist()
         [[0, 1, 0], [1, 0, 0]]
@@ -252,7 +253,8 @@ class Creation(Base):
 
 
 def _progression(count: int, start: Scalar, step: Scalar, dtype: DType) -> Node:
-    """start + i * step for i in 0 .. count - 1; computed in float64 where a float type is narrower."""
+    """start + i * step for i in 0 .. count - 1; computed in float64 where a float type is
+    narrower."""
     wide = (
         dtype
         if dtype.is_int
@@ -260,10 +262,7 @@ def _progression(count: int, start: Scalar, step: Scalar, dtype: DType) -> Node:
         if isinstance(start, float) or isinstance(step, float)
         else dt.index
     )
-    if wide.is_float:
-        node = graph.cast(graph.iota(count), wide)
-    else:
-        node = graph.iota(count, wide)
+    node = graph.cast(graph.iota(count), wide) if wide.is_float else graph.iota(count, wide)
     if wide.kind == "u":  # a negative step counts down by wrapping around
         step = int(step) % (1 << wide.bits)
     if step != 1:

@@ -1,4 +1,5 @@
-"""Operators: arithmetic, comparisons, bits, choice. Broadcasting and promotion of number types happen here."""
+"""Operators: arithmetic, comparisons, bits, choice. Broadcasting and promotion of number types
+happen here."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def wrap_scalar(value: int, dtype: DType) -> int:
 
 
 class Elementwise(Creation):
-    """One result per element. Operands broadcast by NumPy's rules and meet in one type (see dtype.py)."""
+    """One result per element. Operands broadcast by NumPy's rules and meet in one type (see
+    dtype.py)."""
 
     __slots__ = ()
 
@@ -105,8 +107,8 @@ class Elementwise(Creation):
         return self._binary(Op.MUL, "mul", other)
 
     def div(self, other: Any, rounding_mode: str | None = None) -> Self:
-        """x / other, in the default float type for integers; rounding_mode "floor" is //, "trunc" rounds
-        toward zero and keeps integers."""
+        """x / other, in the default float type for integers; rounding_mode "floor" is //, "trunc"
+        rounds toward zero and keeps integers."""
         if rounding_mode is None:
             return self._binary(Op.DIV, "div", other, floats=True)
         if rounding_mode == "floor":
@@ -136,7 +138,8 @@ class Elementwise(Creation):
         return self._wrap(graph.alu(Op.IDIV, a, b), carries)
 
     def remainder(self, other: Any) -> Self:
-        """x - floor(x / other) * other: the sign of `other`, as Python's %; 0 for an integer % 0."""
+        """x - floor(x / other) * other: the sign of `other`, as Python's %; 0 for an integer %
+        0."""
         return self._remainder(other, swap=False)
 
     def _remainder(self, other: Any, swap: bool) -> Self:
@@ -376,7 +379,8 @@ class Elementwise(Creation):
         return mask.where(value, self)
 
     def clamp(self, min: Any = None, max: Any = None) -> Self:
-        """x limited to [min, max]; NaN stays. At a limit that is a number the gradient is 1, as in PyTorch.
+        """x limited to [min, max]; NaN stays. At a limit that is a number the gradient is 1, as in
+        PyTorch.
 
         Raises:
             DTypeError: neither limit is given.
@@ -442,7 +446,8 @@ class Elementwise(Creation):
 
 
 def flip_order(node: Node) -> Node:
-    """A map that turns smaller into greater: -x for floats, all bits flipped otherwise (-x would wrap)."""
+    """A map that turns smaller into greater: -x for floats, all bits flipped otherwise (-x would
+    wrap)."""
     if node.dtype.is_float:
         if node.op is Op.CONST:
             return graph.const(-node.arg, node.dtype, node.shape)

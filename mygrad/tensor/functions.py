@@ -1,8 +1,10 @@
-"""Elementary functions, each derived from the few primitives NEG SQRT EXP LOG SIN TRUNC and arithmetic.
+"""Elementary functions, each derived from the few primitives NEG SQRT EXP LOG SIN TRUNC and
+arithmetic.
 
-The formulas are chosen so that values *and* the gradients that follow from them stay accurate for small, large and
-infinite arguments: no branch that is not taken may produce an infinity (0 * inf would poison its gradient), so e^x is
-taken of -|x|, and series replace differences of nearly equal numbers.
+The formulas are chosen so that values *and* the gradients that follow from them stay accurate for
+small, large and infinite arguments: no branch that is not taken may produce an infinity (0 * inf
+would poison its gradient), so e^x is taken of -|x|, and series replace differences of nearly equal
+numbers.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ class Functions(Elementwise):
     def exp2(self) -> Self:
         """2^x.
 
-        2^n e^(f ln 2) with n whole and |f| <= 1/2: e^(x ln 2) alone would lose the digits of x ln 2.
+        2^n e^(f ln 2) with n whole and |f| <= 1/2: e^(x ln 2) alone would lose the digits of x ln
+        2.
         """
         if self.dtype not in (dt.float32, dt.float64):
             return self._through_float32(Functions.exp2)
@@ -131,7 +134,8 @@ class Functions(Elementwise):
         return near.where(near.where(x, 0.0)._log1p_near(), (x + 1).log())
 
     def _log1p_near(self) -> Self:
-        """log(1 + x) for -0.5 <= x <= 1: log u + (x - (u - 1)) / u repairs the rounding of u = 1 + x."""
+        """log(1 + x) for -0.5 <= x <= 1: log u + (x - (u - 1)) / u repairs the rounding of u = 1 +
+        x."""
         u = self + 1
         return u.log() + (self - (u - 1)) / u
 
@@ -147,8 +151,9 @@ class Functions(Elementwise):
     def pow(self, exponent: Any) -> Self:
         """x ** exponent.
 
-        Whole Python exponents of small size are multiplied out (any base, any type); others are e^(y log |x|) with
-        the sign of an odd power, NaN for a negative base to a power that is not whole.
+        Whole Python exponents of small size are multiplied out (any base, any type); others are
+        e^(y log |x|) with the sign of an odd power, NaN for a negative base to a power that is not
+        whole.
 
         Raises:
             DTypeError: an integer to a negative integer power.
@@ -237,7 +242,8 @@ class Functions(Elementwise):
         return self._float_unary(Op.SIN)
 
     def cos(self) -> Self:
-        """1 - 2 sin(x/2)^2: halving is exact, where x + pi/2 would lose the low digits of a large x."""
+        """1 - 2 sin(x/2)^2: halving is exact, where x + pi/2 would lose the low digits of a large
+        x."""
         x = self._as_float()
         return 1 - (x * 0.5).sin().square() * 2
 
@@ -248,7 +254,8 @@ class Functions(Elementwise):
     # --- hyperbolic functions ---
 
     def tanh(self) -> Self:
-        """The hyperbolic tangent: (1 - e) / (1 + e) with e = e^(-2|x|), and its power series near 0."""
+        """The hyperbolic tangent: (1 - e) / (1 + e) with e = e^(-2|x|), and its power series near
+        0."""
         x = self._as_float()
         if x.dtype.itemsize < 4:
             return x._through_float32(Functions.tanh)
@@ -277,7 +284,8 @@ class Functions(Elementwise):
         return (x.exp() + (-x).exp()) * 0.5
 
     def asinh(self) -> Self:
-        """sign(x) log(1 + |x| + x^2 / (1 + sqrt(1 + x^2))); log(2|x|) for large x, where x^2 would overflow."""
+        """sign(x) log(1 + |x| + x^2 / (1 + sqrt(1 + x^2))); log(2|x|) for large x, where x^2 would
+        overflow."""
         x = self._as_float()
         magnitude = x.abs()
         large = magnitude > _large(x)

@@ -1,7 +1,8 @@
 """Gradients of tensors: backward, gradient, grad, value_and_grad.
 
-All of them hand the graph to `autograd.gradient`. What is done here is to find the leaves, by the marks that operations
-put where they read one, and to look through the values that were computed on the way (see base.py).
+All of them hand the graph to `autograd.gradient`. What is done here is to find the leaves, by the
+marks that operations put where they read one, and to look through the values that were computed on
+the way (see base.py).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Gradient(Losses):
 
     @staticmethod
     def no_grad() -> Switch:
-        """`with Tensor.no_grad():` or `@Tensor.no_grad()`: results made inside carry no gradient."""
+        """`with Tensor.no_grad():` or `@Tensor.no_grad()`: results made inside carry no
+        gradient."""
         return no_grad()
 
     @staticmethod
@@ -44,7 +46,8 @@ class Gradient(Losses):
         return Switch(cls, "training", value)
 
     def backward(self, gradient: Self | None = None, retain_graph: bool = True) -> Self:
-        """Add the gradient of this tensor to `.grad` of every leaf that it depends on; returns the tensor itself.
+        """Add the gradient of this tensor to `.grad` of every leaf that it depends on; returns the
+        tensor itself.
 
         Args:
             gradient: the gradient of this tensor; 1 for a single element.
@@ -99,15 +102,16 @@ class Gradient(Losses):
 
     def _add_gradient(self, node: Node) -> None:
         if self.grad is None:
-            self.grad = self._wrap(node)
+            self.grad = self._wrap(node)  # type: ignore[assignment]
         else:  # the same object, so that whoever watches it sees the change
             self.grad.node = graph.alu(Op.ADD, self.grad.node, node)
 
     def gradient(
         self, *targets: Base, gradient: Self | None = None, create_graph: bool = False
     ) -> list[Self]:
-        """The gradients of this tensor with respect to leaves (or values with retain_grad), without touching
-        `.grad`; zeros where it does not depend on one. With create_graph they can be differentiated again.
+        """The gradients of this tensor with respect to leaves (or values with retain_grad), without
+        touching `.grad`; zeros where it does not depend on one. With create_graph they can be
+        differentiated again.
 
         Raises:
             GradientError: a target that carries no gradient.
@@ -123,7 +127,7 @@ class Gradient(Losses):
         return [self._wrap(n, True) if create_graph else self._wrap(graph.detach(n)) for n in nodes]
 
 
-# --- marks -----------------------------------------------------------------------------------------------
+# --- marks ----------------------------------------------------------------------------------------
 
 Computed = list[tuple[Node, Mark, Node]]  # (expression, mark, the value computed from it)
 
@@ -163,7 +167,7 @@ def _restore(nodes: Sequence[Node | None], computed: Computed) -> list[Node | No
     return [None if n is None else next(changed) for n in nodes]
 
 
-# --- functions -------------------------------------------------------------------------------------------
+# --- functions ------------------------------------------------------------------------------------
 
 
 def value_and_grad(
@@ -172,8 +176,8 @@ def value_and_grad(
     """A function that returns `(value, gradients)` of `function`, which gives one float element.
 
     Args:
-        argnums: the position of the argument to differentiate by (the gradient then is a tensor), or several (a
-            tuple). The arguments may be tensors or lists, tuples and dicts of them.
+        argnums: the position of the argument to differentiate by (the gradient then is a tensor),
+            or several (a tuple). The arguments may be tensors or lists, tuples and dicts of them.
         has_aux: `function` returns (value, more); so does the result: ((value, more), gradients).
 
     >>> value_and_grad(lambda x: (x * x).sum())(Tensor([3.0]))
@@ -250,7 +254,8 @@ def _settle(tensor: Any, back: dict[Node, Node]) -> Any:
 
 
 def _depends_on_leaf(root: Node) -> bool:
-    """Whether a gradient can flow from the node to a leaf: one that carries none must not keep its graph."""
+    """Whether a gradient can flow from the node to a leaf: one that carries none must not keep its
+    graph."""
     depends: set[Node] = set()
     for node in graph.toposort([root]):
         if node.op is Op.DETACH:

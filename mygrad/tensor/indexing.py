@@ -1,8 +1,8 @@
 """x[...] and x[...] = v as in NumPy, gather and scatter, sorting and searching.
 
-Integers, slices and None are movements. Index arrays become one GATHER on one flattened axis. Assignment builds a new
-value: slices by choosing between the padded update and the old value, index arrays by one SCATTER on the flat tensor.
-Nothing is a view: other tensors never change.
+Integers, slices and None are movements. Index arrays become one GATHER on one flattened axis.
+Assignment builds a new value: slices by choosing between the padded update and the old value, index
+arrays by one SCATTER on the flat tensor. Nothing is a view: other tensors never change.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ _OUTSIDE = "use indices inside of the axis, or clamp them"
 
 @dataclass
 class Basic:
-    """What integers, slices, None and Ellipsis do: a block, reversed axes, strides, and the shape after that.
+    """What integers, slices, None and Ellipsis do: a block, reversed axes, strides, and the shape
+    after that.
 
-    `arrays` are the index arrays with the axis each reads (an axis of the strided block), `first` the place in
-    the result where their axes go.
+    `arrays` are the index arrays with the axis each reads (an axis of the strided block), `first`
+    the place in the result where their axes go.
     """
 
     bounds: list[tuple[int, int]] = field(default_factory=list)
@@ -56,7 +57,8 @@ class Basic:
     first: int | None = None
 
     def take(self, bounds: tuple[int, int], extent: int, step: int = 1) -> None:
-        """One axis of the tensor: the block's bounds on it, how many elements remain, every how many."""
+        """One axis of the tensor: the block's bounds on it, how many elements remain, every how
+        many."""
         if step < 0:
             self.flips.append(len(self.bounds))
         self.bounds.append(bounds)
@@ -183,7 +185,8 @@ class Indexing(Reduce):
         [[2, 1, 0], [5, 4, 3]]
 
         Raises:
-            IndexRangeError: an integer (or a host array's element) outside of its axis, too many indices.
+            IndexRangeError: an integer (or a host array's element) outside of its axis, too many
+                indices.
             CaptureError: a mask inside of a jitted function.
         """
         plan = _resolve(index, self.shape)
@@ -237,7 +240,8 @@ class Indexing(Reduce):
         self._set(self._write_arrays(plan, new) if plan.arrays else self._write_block(plan, new))
 
     def _fits_mask(self, mask: Any, value: Any) -> bool:
-        """Whether x[mask] = value needs no value of the mask: the update has no axis for the chosen elements."""
+        """Whether x[mask] = value needs no value of the mask: the update has no axis for the chosen
+        elements."""
         if tuple(mask.shape) != self.shape[: mask.ndim]:
             return False
         return is_scalar(value) or np.ndim(value) <= self.ndim - mask.ndim
@@ -269,7 +273,8 @@ class Indexing(Reduce):
         return new
 
     def _fit(self, new: Self, shape: Shape) -> Node:
-        """The update broadcast to the shape of x[index]; leading axes of extent 1 may be too many."""
+        """The update broadcast to the shape of x[index]; leading axes of extent 1 may be too
+        many."""
         node = new._operand()
         extra = len(node.shape) - len(shape)
         if extra > 0 and prod(node.shape[:extra]) == 1:
@@ -294,7 +299,8 @@ class Indexing(Reduce):
         return self._wrap(node, self._carries or new._carries)
 
     def _write_arrays(self, plan: Basic, new: Self, mode: str = "set") -> Self:
-        # the place of every element of x[index], by indexing 1, 2, ..: an index outside finds 0, hence place -1
+        # the place of every element of x[index], by indexing 1, 2, ..: an index outside finds 0,
+        # hence place -1
         number = reshape_node(graph.iota(self.numel()), self.shape)
         number = graph.alu(Op.ADD, number, graph.const(1, dt.index, self.shape))
         block = reshape_node(_read_block(number, plan), tuple(plan.shape))
@@ -312,7 +318,8 @@ class Indexing(Reduce):
         return self._wrap(reshape_node(node, self.shape), self._carries or new._carries)
 
     def index_put(self, indices: Any, values: Any, accumulate: bool = False) -> Self:
-        """A copy with x[indices] = values, or with values added (all of them, for equal indices)."""
+        """A copy with x[indices] = values, or with values added (all of them, for equal
+        indices)."""
         plan = _resolve(tuple(indices), self.shape)
         if not plan.arrays:
             raise DTypeError(message("index_put", "no index arrays", "at least one"))
@@ -337,8 +344,9 @@ class Indexing(Reduce):
 
     @axis_names
     def gather(self, axis: int, index: Any) -> Self:
-        """The elements whose coordinate on `axis` is the index; the index has the result's shape, and on other
-        axes at most this tensor's extents. 0 for an index outside of 0 <= index < extent.
+        """The elements whose coordinate on `axis` is the index; the index has the result's shape,
+        and on other axes at most this tensor's extents. 0 for an index outside of 0 <= index <
+        extent.
 
         >>> Tensor([[1, 2], [3, 4]]).gather(1, Tensor([[0], [1]])).tolist()
         [[1], [4]]
@@ -352,7 +360,8 @@ class Indexing(Reduce):
         return self._map(graph.gather(x, index.node, axis))
 
     def take_along_axis(self, indices: Any, axis: int) -> Self:
-        """`gather` as NumPy has it: other axes broadcast, and negative indices count from the end."""
+        """`gather` as NumPy has it: other axes broadcast, and negative indices count from the
+        end."""
         axis = check_axis("take_along_axis", axis, self.ndim)
         index = self._wrap(self._index_node(indices, self.shape[axis], axis))
         one = (*self.shape[:axis], 1, *self.shape[axis + 1 :])
@@ -402,8 +411,8 @@ class Indexing(Reduce):
 
     @axis_names
     def scatter(self, axis: int, index: Any, src: Any, reduce: str | None = None) -> Self:
-        """A copy with `src` written where the coordinate on `axis` is the index (the last of equal indices wins),
-        or combined: reduce "add" or "multiply". Indices out of range are dropped.
+        """A copy with `src` written where the coordinate on `axis` is the index (the last of equal
+        indices wins), or combined: reduce "add" or "multiply". Indices out of range are dropped.
 
         >>> Tensor.zeros(3).scatter(0, Tensor([2]), 5.0).tolist()
         [0.0, 0.0, 5.0]
@@ -429,8 +438,9 @@ class Indexing(Reduce):
     def scatter_reduce(
         self, axis: int, index: Any, src: Any, reduce: str, include_self: bool = True
     ) -> Self:
-        """A copy with `src` combined by "sum", "prod", "amax", "amin" or "mean" where the coordinate on `axis` is
-        the index; without include_self the old values there do not count."""
+        """A copy with `src` combined by "sum", "prod", "amax", "amin" or "mean" where the
+        coordinate on `axis` is the index; without include_self the old values there do not
+        count."""
         modes = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "mean": "add"}
         if reduce not in modes:
             raise DTypeError(message("scatter_reduce", f"reduce {reduce!r}", ", ".join(modes)))
@@ -467,7 +477,8 @@ class Indexing(Reduce):
         return type(self)(np.argwhere(self.numpy()), device=self.node.device)
 
     def unique(self, return_inverse: bool = False, return_counts: bool = False) -> Any:
-        """The distinct elements, sorted; with the place of each element in them, and counts. Reads the values."""
+        """The distinct elements, sorted; with the place of each element in them, and counts. Reads
+        the values."""
         capture.forbid("unique", "sort() keeps the shape")
         found = np.unique(self.numpy(), return_inverse=True, return_counts=True)
         wanted = (True, return_inverse, return_counts)
@@ -522,7 +533,8 @@ class Indexing(Reduce):
         return self.kthvalue((n + 1) // 2, axis, keepdim)[0]
 
     def searchsorted(self, values: Any, right: bool = False) -> Self:
-        """For each value the place in this sorted vector before which it belongs; int64. Binary search.
+        """For each value the place in this sorted vector before which it belongs; int64. Binary
+        search.
 
         >>> Tensor([1, 3, 5]).searchsorted(Tensor([3, 6])).tolist()
         [1, 3]
@@ -541,7 +553,7 @@ class Indexing(Reduce):
         return low.reshape(wanted.shape)
 
 
-# --- blocks ----------------------------------------------------------------------------------------------
+# --- blocks ---------------------------------------------------------------------------------------
 
 
 def _read_block(x: Node, plan: Basic) -> Node:
@@ -557,7 +569,8 @@ def _read_block(x: Node, plan: Basic) -> Node:
 
 
 def _write_back(x: Node, plan: Basic, shape: Shape) -> Node:
-    """The reverse of `_read_block`: elements of x[index] at their places in `shape`, 0 elsewhere."""
+    """The reverse of `_read_block`: elements of x[index] at their places in `shape`, 0
+    elsewhere."""
     x = reshape_node(x, tuple(plan.strided))
     for axis, step in enumerate(plan.steps):
         low, high = plan.bounds[axis]
@@ -571,7 +584,7 @@ def _write_back(x: Node, plan: Basic, shape: Shape) -> Node:
     return graph.move(Op.PAD, x, pairs)
 
 
-# --- index arrays ----------------------------------------------------------------------------------------
+# --- index arrays ---------------------------------------------------------------------------------
 
 
 def _host_index(item: Any, n: int, axis: int) -> Array:
@@ -590,7 +603,8 @@ def _host_index(item: Any, n: int, axis: int) -> Array:
 
 
 def _gather_arrays(owner: Indexing, x: Node, plan: Basic) -> Node:
-    """x read at index arrays: their axes become one, and the index arrays one flat index into it."""
+    """x read at index arrays: their axes become one, and the index arrays one flat index into
+    it."""
     axes = [axis for axis, _ in plan.arrays]
     extents = [x.shape[axis] for axis in axes]
     indices = [

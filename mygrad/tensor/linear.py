@@ -1,4 +1,5 @@
-"""Products of matrices: broadcast, multiply, and one reduction. Half types are multiplied and added in float32."""
+"""Products of matrices: broadcast, multiply, and one reduction. Half types are multiplied and added
+in float32."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Linear(Indexing):
     __slots__ = ()
 
     def matmul(self, other: Any) -> Self:
-        """The matrix product over the last axis of x and the last but one of other, batched by broadcasting.
+        """The matrix product over the last axis of x and the last but one of other, batched by
+        broadcasting.
 
         Vectors count as a row on the left, as a column on the right, and the axis disappears again.
 
@@ -138,7 +140,8 @@ class Linear(Indexing):
 
 
 def _parse(formula: str, tensors: Sequence[Base]) -> tuple[list[str], str]:
-    """Letters of each operand and of the output; an ellipsis becomes capital letters not used otherwise."""
+    """Letters of each operand and of the output; an ellipsis becomes capital letters not used
+    otherwise."""
     left, arrow, output = formula.replace(" ", "").partition("->")
     inputs = left.split(",")
     if len(inputs) != len(tensors):

@@ -32,7 +32,8 @@ class Losses(Random):
         bias: Self | None = None,
         eps: float = 1e-5,
     ) -> Self:
-        """(x - mean) / sqrt(variance + eps) over the last axes (Ba et al. 2016), times weight, plus bias.
+        """(x - mean) / sqrt(variance + eps) over the last axes (Ba et al. 2016), times weight, plus
+        bias.
 
         Args:
             normalized_shape: the extents of those axes; by default the last axis.
@@ -116,10 +117,12 @@ class Losses(Random):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Self:
-        """softmax(q k^T scale + mask) v (Vaswani et al. 2017) for q (.., L, E), k (.., S, E), v (.., S, F).
+        """softmax(q k^T scale + mask) v (Vaswani et al. 2017) for q (.., L, E), k (.., S, E), v
+        (.., S, F).
 
         Args:
-            attn_mask: bool (true takes part) or float (added to the scores), broadcast to (.., L, S).
+            attn_mask: bool (true takes part) or float (added to the scores), broadcast to (.., L,
+                S).
             is_causal: query i sees keys 0 .. i only.
             scale: 1 / sqrt(E) by default.
             enable_gqa: fewer heads of k and v than of q, each serving several.
@@ -161,8 +164,9 @@ class Losses(Random):
         label_smoothing: float = 0.0,
         reduction: str = "mean",
     ) -> Self:
-        """log sum e^x - x[target] for logits (C,), (N, C) or (N, C, d1, ..) and class indices without the class axis,
-        or -sum(target log_softmax(x)) for targets that are probabilities of the logits' shape.
+        """log sum e^x - x[target] for logits (C,), (N, C) or (N, C, d1, ..) and class indices
+        without the class axis, or -sum(target log_softmax(x)) for targets that are probabilities of
+        the logits' shape.
 
         Args:
             weight: (C,) a factor for each class; the mean is weighted by it.
@@ -262,7 +266,8 @@ class Losses(Random):
     def binary_cross_entropy(
         self, target: Any, weight: Any = None, reduction: str = "mean"
     ) -> Self:
-        """-(t log p + (1 - t) log(1 - p)) for probabilities p; logarithms end at -100, as in PyTorch."""
+        """-(t log p + (1 - t) log(1 - p)) for probabilities p; logarithms end at -100, as in
+        PyTorch."""
         target = self._lift(target)
         log_p, log_q = self.log().maximum(-100.0), (1 - self).log().maximum(-100.0)
         loss = -(target * log_p + (1 - target) * log_q)
@@ -271,7 +276,8 @@ class Losses(Random):
     def binary_cross_entropy_with_logits(
         self, target: Any, weight: Any = None, pos_weight: Any = None, reduction: str = "mean"
     ) -> Self:
-        """binary_cross_entropy of sigmoid(x), as softplus(x) - x t; pos_weight is a factor for t = 1."""
+        """binary_cross_entropy of sigmoid(x), as softplus(x) - x t; pos_weight is a factor for t =
+        1."""
         target = self._lift(target)
         if pos_weight is None:
             loss = self.softplus() - self * target
@@ -305,7 +311,8 @@ class Losses(Random):
         return self if factor == 1 else self * factor
 
     def kl_div(self, target: Any, log_target: bool = False, reduction: str = "mean") -> Self:
-        """t (log t - x) for log probabilities x; reduction "batchmean" divides the sum by the first extent."""
+        """t (log t - x) for log probabilities x; reduction "batchmean" divides the sum by the first
+        extent."""
         target = self._lift(target)
         if log_target:
             loss = target.exp() * (target - self)

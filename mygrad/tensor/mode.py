@@ -1,4 +1,5 @@
-"""What is switched on around a block of code (gradients, training), and the marks that gradients go by."""
+"""What is switched on around a block of code (gradients, training), and the marks that gradients go
+by."""
 
 from __future__ import annotations
 
@@ -20,11 +21,12 @@ mode = Mode()
 
 
 class Mark:
-    """What an operation reads instead of a bare value: `DETACH(value, mark)`, a node of this mark alone.
+    """What an operation reads instead of a bare value: `DETACH(value, mark)`, a node of this mark
+    alone.
 
-    `tensor` refers to the leaf that `backward` gives the gradient to. `origin` is the expression that the value
-    was computed from, through which gradients flow on; a leaf has none. A mark lives as long as a tensor or a
-    graph that was built on it.
+    `tensor` refers to the leaf that `backward` gives the gradient to. `origin` is the expression
+    that the value was computed from, through which gradients flow on; a leaf has none. A mark lives
+    as long as a tensor or a graph that was built on it.
     """
 
     __slots__ = ("__weakref__", "origin", "tensor")

@@ -13,6 +13,7 @@ from mygrad.errors import DTypeError, ShapeError, message
 from mygrad.graph import Node
 from mygrad.helpers import Shape, ceildiv, prod
 from mygrad.ops import Op
+from mygrad.tensor.activation import Activation
 from mygrad.tensor.base import (
     Axes,
     Base,
@@ -26,7 +27,6 @@ from mygrad.tensor.base import (
     reshape_node,
 )
 from mygrad.tensor.creation import along, shape_of
-from mygrad.tensor.activation import Activation
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,7 +44,8 @@ def on_axis(
 
 
 class Movement(Activation):
-    """reshape, permute, pad, flip, join, split and their relatives. Gradients flow through all of them."""
+    """reshape, permute, pad, flip, join, split and their relatives. Gradients flow through all of
+    them."""
 
     __slots__ = ()
 
@@ -131,7 +132,8 @@ class Movement(Activation):
         return self.reshape((*self.shape[:axis], 1, *self.shape[axis:]))
 
     def expand(self, *shape: Any) -> Self:
-        """Axes of extent 1 repeated to the given extents (-1 keeps one); new axes may stand in front.
+        """Axes of extent 1 repeated to the given extents (-1 keeps one); new axes may stand in
+        front.
 
         >>> Tensor([[1], [2]]).expand(-1, 3).tolist()
         [[1, 1, 1], [2, 2, 2]]
@@ -211,7 +213,8 @@ class Movement(Activation):
 
     @axis_names
     def roll(self, shifts: int | Sequence[int], axis: Axes = None) -> Self:
-        """Shifted along axes (or along the flattened tensor), what leaves at one end enters at the other."""
+        """Shifted along axes (or along the flattened tensor), what leaves at one end enters at the
+        other."""
         if axis is None:
             if not isinstance(shifts, int):
                 raise ShapeError(
@@ -284,7 +287,8 @@ class Movement(Activation):
         return tuple(self._slice(axis, i, i + 1).reshape(shape) for i in range(self.shape[axis]))
 
     def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Self:
-        """The diagonal of two axes, as a new last axis: every (columns + 1)-th element of the flat matrix."""
+        """The diagonal of two axes, as a new last axis: every (columns + 1)-th element of the flat
+        matrix."""
         a, b = check_axis("diagonal", axis1, self.ndim), check_axis("diagonal", axis2, self.ndim)
         if a == b:
             raise ShapeError(message("diagonal", f"axes {axis1} and {axis2}", "two different axes"))
@@ -411,8 +415,8 @@ class Movement(Activation):
         """Elements added (or, with negative numbers, removed) at the ends of axes.
 
         Args:
-            padding: a (before, after) pair or None for each axis; or as in PyTorch a flat list that starts at
-                the last axis: (left, right, top, bottom, ...).
+            padding: a (before, after) pair or None for each axis; or as in PyTorch a flat list that
+                starts at the last axis: (left, right, top, bottom, ...).
             mode: "constant", "reflect" (without the edge), "replicate" or "circular".
 
         >>> Tensor([1, 2]).pad((1, 0), value=9).tolist()
@@ -516,14 +520,13 @@ def _listed(first: Any, others: Sequence[Any]) -> list[Any]:
 def _join(nodes: Sequence[Node], axis: int) -> Node:
     """Nodes one after the other: each is padded to the full extent, and chosen where it lies.
 
-    Halves are joined first, so that depth and selects per element are logarithmic in the number of nodes.
+    Halves are joined first, so that depth and selects per element are logarithmic in the number of
+    nodes.
     """
     parts = list(nodes)
     while len(parts) > 1:
-        parts = [
-            _join_two(*parts[i : i + 2], axis) if i + 1 < len(parts) else parts[i]
-            for i in range(0, len(parts), 2)
-        ]
+        pairs = [_join_two(a, b, axis) for a, b in zip(parts[::2], parts[1::2], strict=False)]
+        parts = pairs + parts[len(parts) & ~1 :]
     return parts[0]
 
 

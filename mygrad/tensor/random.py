@@ -1,8 +1,9 @@
 """Random numbers as expressions: Threefry-2x32 of (position, key).
 
-Position i of a draw is encrypted under the draw's key (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-SC 2011), so numbers need no memory, fuse into what reads them, and are the same on every device. The key is a small
-buffer [seed, number of the draw, seed's high half]: under `jit` every replay gets the next one.
+Position i of a draw is encrypted under the draw's key (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011), so numbers need no memory, fuse into what reads them, and are the same
+on every device. The key is a small buffer [seed, number of the draw, seed's high half]: under `jit`
+every replay gets the next one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from mygrad.tensor.creation import shape_of
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-ROUNDS = 13  # the least that passes every test of BigCrush, by the paper; its own default of 20 adds a margin
+ROUNDS = 13  # passes every test of BigCrush, by the paper, whose default of 20 adds a margin
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
 
@@ -88,7 +89,8 @@ class Random(Convolution):
 
     @staticmethod
     def manual_seed(seed: int = 0) -> None:
-        """Start the stream of random numbers again: the same calls give the same numbers, on every device."""
+        """Start the stream of random numbers again: the same calls give the same numbers, on every
+        device."""
         generator.seed, generator.draws = int(seed) % (1 << 64), 0
 
     # --- bits and uniform numbers ---
@@ -111,7 +113,8 @@ class Random(Convolution):
 
     @classmethod
     def _uniform(cls, bits: tuple[Node, Node], dtype: DType) -> Self:
-        """Numbers in [0, 1): as many leading bits as the type's fraction holds, so that none rounds up to 1."""
+        """Numbers in [0, 1): as many leading bits as the type's fraction holds, so that none rounds
+        up to 1."""
         if dtype is dt.float64:
             high = graph.alu(Op.SHR, bits[0], graph.const(6, dt.uint32, bits[0].shape))
             low = graph.alu(Op.SHR, bits[1], graph.const(5, dt.uint32, bits[0].shape))
@@ -180,7 +183,8 @@ class Random(Convolution):
         device: str | None = None,
         requires_grad: bool | None = None,
     ) -> Self:
-        """Normal numbers of mean 0 and variance 1, by Box and Muller: sqrt(-2 log u) sin(2 pi v)."""
+        """Normal numbers of mean 0 and variance 1, by Box and Muller: sqrt(-2 log u) sin(2 pi
+        v)."""
         return cls._draw(cls._normal, "randn", shape, dtype, device, requires_grad)
 
     @classmethod
@@ -227,7 +231,8 @@ class Random(Convolution):
     ) -> Self:
         """Uniform integers in low <= i < high; int64 by default.
 
-        The upper half of (32 random bits) * (high - low); for wider ranges 64 bits modulo the range.
+        The upper half of (32 random bits) * (high - low); for wider ranges 64 bits modulo the
+        range.
 
         Raises:
             ShapeError: an empty range.
@@ -273,7 +278,8 @@ class Random(Convolution):
 
     @classmethod
     def glorot_uniform(cls, *shape: Any, **kwargs: Any) -> Self:
-        """Uniform in +-sqrt(6 / (fan in + fan out)) for weights (out, in, ...) (Glorot and Bengio 2010)."""
+        """Uniform in +-sqrt(6 / (fan in + fan out)) for weights (out, in, ...) (Glorot and Bengio
+        2010)."""
         extents, fan_in, fan_out = _fans("glorot_uniform", shape)
         bound = math.sqrt(6 / max(fan_in + fan_out, 1))
         return cls.uniform(extents, low=-bound, high=bound, **kwargs)
@@ -300,13 +306,15 @@ class Random(Convolution):
     # --- chance ---
 
     def _chance(self, probability: float) -> Self:
-        """True with the given probability, for each element: 32 random bits below probability * 2^32."""
+        """True with the given probability, for each element: 32 random bits below probability *
+        2^32."""
         bits = self._random_bits(self.shape, self.device)[0]
         threshold = min(int(probability * 2**32), 2**32 - 1)
         return self._wrap(graph.alu(Op.LT, bits, graph.const(threshold, dt.uint32, self.shape)))
 
     def dropout(self, p: float = 0.5, training: bool | None = None) -> Self:
-        """Each element is 0 with probability p, else x / (1 - p), while training (`Tensor.training` by default).
+        """Each element is 0 with probability p, else x / (1 - p), while training (`Tensor.training`
+        by default).
 
         Raises:
             ShapeError: p outside of [0, 1].
@@ -326,9 +334,11 @@ class Random(Convolution):
         )
 
     def multinomial(self, num_samples: int = 1, replacement: bool = False) -> Self:
-        """Indices drawn with probabilities proportional to the last axis: (..., n) to (..., num_samples), int64.
+        """Indices drawn with probabilities proportional to the last axis: (..., n) to (...,
+        num_samples), int64.
 
-        By Gumbel's trick: the greatest of log p - log(-log u) is a draw, the k greatest are k without replacement.
+        By Gumbel's trick: the greatest of log p - log(-log u) is a draw, the k greatest are k
+        without replacement.
 
         Raises:
             ShapeError: more draws than elements without replacement.
@@ -351,7 +361,8 @@ class Random(Convolution):
 
     @axis_names
     def gumbel_softmax(self, tau: float = 1.0, hard: bool = False, axis: int = -1) -> Self:
-        """A differentiable draw from logits (Jang et al. 2016); hard gives one-hot values and soft gradients."""
+        """A differentiable draw from logits (Jang et al. 2016); hard gives one-hot values and soft
+        gradients."""
         u = self._uniform(self._random_bits(self.shape, self.device), dt.float32) + 2.0**-25
         soft = ((self - (-u.log()).log()) / tau).softmax(axis)
         if not hard:

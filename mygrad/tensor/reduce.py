@@ -1,7 +1,8 @@
 """Many elements to one along axes, and running combinations.
 
-Half types are accumulated in float32; bool and integers are summed in int64, as in PyTorch. Methods of this file take
-`axis=None` (all axes), an integer or several, and `keepdim`; `dim=` and `keepdims=` mean the same.
+Half types are accumulated in float32; bool and integers are summed in int64, as in PyTorch. Methods
+of this file take `axis=None` (all axes), an integer or several, and `keepdim`; `dim=` and
+`keepdims=` mean the same.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ class Reduce(Movement):
 
     @axis_names
     def var(self, axis: Axes = None, keepdim: bool = False, correction: float = 1) -> Self:
-        """The variance: squared distances from the mean, divided by n - correction (NaN if that is 0)."""
+        """The variance: squared distances from the mean, divided by n - correction (NaN if that is
+        0)."""
         return self.var_mean(axis, keepdim, correction)[0]
 
     @axis_names
@@ -196,7 +198,8 @@ class Reduce(Movement):
 
     @axis_names
     def norm(self, p: float | str = 2, axis: Axes = None, keepdim: bool = False) -> Self:
-        """(sum |x|^p)^(1/p); the greatest |x| for p = inf, the smallest for -inf, the nonzeros for 0."""
+        """(sum |x|^p)^(1/p); the greatest |x| for p = inf, the smallest for -inf, the nonzeros for
+        0."""
         if p == "fro":
             p = 2
         if not isinstance(p, (int, float)):
@@ -216,7 +219,8 @@ class Reduce(Movement):
     # --- softmax and its logarithm ---
 
     def _shifted(self, axis: int) -> Self:
-        """x - max, so that the greatest exponential is 1. The maximum is a constant: it cancels in gradients."""
+        """x - max, so that the greatest exponential is 1. The maximum is a constant: it cancels in
+        gradients."""
         return self - self.detach().max(axis, keepdim=True)
 
     @axis_names

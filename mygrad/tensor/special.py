@@ -1,7 +1,8 @@
 """erf and the inverse trigonometric functions, from polynomials.
 
-Coefficients are Chebyshev interpolants, computed with 60 digits; the comment beside each gives the greatest relative
-error on its interval. Two sets each: for float32 (and halves, which are computed in it) and for float64.
+Coefficients are Chebyshev interpolants, computed with 60 digits; the comment beside each gives the
+greatest relative error on its interval. Two sets each: for float32 (and halves, which are computed
+in it) and for float64.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ class Special(Functions):
         return (x / (((1 - x) * (x + 1)).sqrt() + 1)).atan() * 2
 
     def acos(self) -> Self:
-        """The inverse cosine in radians, 2 atan(sqrt((1 - x) / (1 + x))); NaN outside of [-1, 1]."""
+        """The inverse cosine in radians, 2 atan(sqrt((1 - x) / (1 + x))); NaN outside of [-1,
+        1]."""
         x = self._as_float()
         return ((1 - x) / (x + 1)).sqrt().atan() * 2
 
