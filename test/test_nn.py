@@ -234,7 +234,7 @@ def test_class_losses(name: str, shape: tuple[int, ...], reduction: str) -> None
 def test_losses_refuse_shapes_that_would_broadcast() -> None:
     with pytest.raises(ShapeError, match=r"MSELoss: got input \(3, 1\) and target \(3,\)"):
         nn.MSELoss()(Tensor.ones(3, 1), Tensor.ones(3))
-    with pytest.raises(ShapeError, match=r"NLLLoss: got input \(3, 4\) and labels \(4,\)"):
+    with pytest.raises(ShapeError, match=r"nll_loss: got target \(4,\)"):
         nn.NLLLoss()(Tensor.ones(3, 4), Tensor.zeros(4, dtype=dt.int64))
     with pytest.raises(ConfigError, match="reduction='average', expected mean, sum, none"):
         nn.L1Loss(reduction="average")
@@ -379,21 +379,6 @@ def test_seed_decides_initial_values() -> None:
         made.append(nn.Linear(3, 3).weight.numpy())
     assert (made[0] == made[1]).all()
     assert (made[0] != made[2]).any()
-
-
-def test_initialisers() -> None:
-    Tensor.manual_seed(0)
-    shape = (100, 50, 2)
-    assert nn.init.fans(shape) == (100, 200)
-    for make, std in (
-        (nn.init.kaiming_uniform, (2 / 100) ** 0.5),
-        (nn.init.kaiming_normal, (2 / 100) ** 0.5),
-        (nn.init.xavier_uniform, (2 / 300) ** 0.5),
-        (nn.init.xavier_normal, (2 / 300) ** 0.5),
-    ):
-        made = make(shape)
-        assert made.requires_grad
-        assert abs(made.numpy().std() / std - 1) < 0.03
 
 
 # --- state ----------------------------------------------------------------------------------------

@@ -1,20 +1,13 @@
-"""Initial values of parameters.
+"""Initial values of the layers' parameters, drawn from the generator that `Tensor.manual_seed`
+seeds.
 
-Every function returns a new Tensor that requires gradients, drawn from the generator that
-`Tensor.manual_seed` seeds. `fan_in` and `fan_out` are the numbers of inputs that one output sums,
-and of outputs that one input reaches: for a weight (out, in, *kernel) they are in * kernel and out
-* kernel.
-
-    LeCun et al., Efficient BackProp, 1998                     bound 1 / sqrt(fan_in)
-    Glorot and Bengio, AISTATS 2010                            xavier
-    He et al., Delving deep into rectifiers, 2015, 1502.01852  kaiming
+Others, by He et al. and Glorot and Bengio, are `Tensor.kaiming_uniform` and its neighbours: give
+them to `parameter`, or pass them `requires_grad=True`.
 """
 
 from __future__ import annotations
 
-import math
-
-from mygrad.helpers import Shape, prod
+from mygrad.helpers import Shape
 from mygrad.tensor import Tensor
 
 
@@ -28,51 +21,20 @@ def buffer(values: Tensor) -> Tensor:
     return values.detach().requires_grad_(False)
 
 
-def fans(shape: Shape) -> tuple[int, int]:
-    """(fan_in, fan_out) of a weight (out, in, *kernel)."""
-    kernel = prod(shape[2:])
-    return shape[1] * kernel, shape[0] * kernel
-
-
 def constant(shape: Shape, value: float) -> Tensor:
     """`value` everywhere."""
     return parameter(Tensor.full(shape, float(value)))
 
 
-def uniform(shape: Shape, bound: float) -> Tensor:
-    """Uniform in [-bound, bound)."""
-    return parameter((Tensor.rand(*shape) * 2.0 - 1.0) * bound)
-
-
-def normal(shape: Shape, std: float = 1.0, mean: float = 0.0) -> Tensor:
-    """Normal."""
-    return parameter(Tensor.randn(*shape) * std + mean)
+def normal(shape: Shape, std: float = 1.0) -> Tensor:
+    """Normal with mean 0."""
+    return parameter(Tensor.normal(shape, std=std))
 
 
 def fan_in_uniform(shape: Shape, fan_in: int) -> Tensor:
-    """Uniform with bound 1 / sqrt(fan_in): what PyTorch's layers start from.
-
-    PyTorch writes it as kaiming_uniform with a = sqrt(5), whose bound is sqrt(6 / (1 + a^2) /
-    fan_in).
+    """Uniform in +-1 / sqrt(fan_in), where fan_in inputs are summed for an output: what PyTorch's
+    layers start from. LeCun et al., Efficient BackProp, 1998; PyTorch writes it as
+    kaiming_uniform(a=sqrt(5)).
     """
-    return uniform(shape, 1.0 / math.sqrt(fan_in) if fan_in else 0.0)
-
-
-def kaiming_uniform(shape: Shape, a: float = 0.0) -> Tensor:
-    """Uniform, keeps the variance through layers with (leaky, slope `a`) rectifiers."""
-    return uniform(shape, math.sqrt(6.0 / ((1.0 + a * a) * fans(shape)[0])))
-
-
-def kaiming_normal(shape: Shape, a: float = 0.0) -> Tensor:
-    """Normal, keeps the variance through layers with (leaky, slope `a`) rectifiers."""
-    return normal(shape, math.sqrt(2.0 / ((1.0 + a * a) * fans(shape)[0])))
-
-
-def xavier_uniform(shape: Shape, gain: float = 1.0) -> Tensor:
-    """Uniform, a compromise between keeping the variance forward and backward."""
-    return uniform(shape, gain * math.sqrt(6.0 / sum(fans(shape))))
-
-
-def xavier_normal(shape: Shape, gain: float = 1.0) -> Tensor:
-    """Normal, a compromise between keeping the variance forward and backward."""
-    return normal(shape, gain * math.sqrt(2.0 / sum(fans(shape))))
+    bound = fan_in**-0.5 if fan_in else 0.0
+    return parameter(Tensor.uniform(shape, low=-bound, high=bound))

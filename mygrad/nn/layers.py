@@ -57,8 +57,7 @@ class Linear(Module):
         if not x.shape or x.shape[-1] != self.weight.shape[1]:
             expected = f"(..., {self.weight.shape[1]})"
             raise ShapeError(message("Linear", f"input {tuple(x.shape)}", expected))
-        y = x @ self.weight.transpose(0, 1)
-        return y if self.bias is None else y + self.bias
+        return x.linear(self.weight, self.bias)
 
     def extra_repr(self) -> str:
         out_features, in_features = self.weight.shape
@@ -227,12 +226,7 @@ class Dropout(Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
-            return x
-        if self.p == 1.0:
-            return x * 0.0
-        keep = Tensor.rand(*x.shape, device=x.device) >= self.p
-        return keep.where(x, 0.0) * (1.0 / (1.0 - self.p))
+        return x.dropout(self.p, training=self.training)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

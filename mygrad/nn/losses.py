@@ -1,6 +1,8 @@
-"""Losses as Modules: `loss = CrossEntropyLoss()(logits, labels)`.
+"""Losses as Modules: `loss = CrossEntropyLoss()(logits, labels)`; each is the Tensor method of the
+name.
 
-`reduction` is "mean", "sum" or "none" in all of them. Formulas and options are PyTorch's.
+`reduction` is "mean", "sum" or "none" in all of them. Shapes that would broadcast are refused: they
+are a mistake more often than not.
 """
 
 from __future__ import annotations
@@ -19,11 +21,6 @@ class _Loss(Module):
             raise ConfigError(message(type(self).__name__, f"reduction={reduction!r}", expected))
         self.reduction = reduction
 
-    def _reduce(self, losses: Tensor) -> Tensor:
-        if self.reduction == "none":
-            return losses
-        return losses.mean() if self.reduction == "mean" else losses.sum()
-
     def _check(self, x: Tensor, target: Tensor) -> None:
         if tuple(x.shape) != tuple(target.shape):
             got = f"input {tuple(x.shape)} and target {tuple(target.shape)}"
@@ -40,8 +37,7 @@ class MSELoss(_Loss):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         self._check(x, target)
-        difference = x - target
-        return self._reduce(difference * difference)
+        return x.mse_loss(target, self.reduction)
 
 
 class L1Loss(_Loss):
@@ -49,7 +45,7 @@ class L1Loss(_Loss):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         self._check(x, target)
-        return self._reduce((x - target).abs())
+        return x.l1_loss(target, self.reduction)
 
 
 class SmoothL1Loss(_Loss):
@@ -61,10 +57,7 @@ class SmoothL1Loss(_Loss):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         self._check(x, target)
-        d = (x - target).abs()
-        if self.beta == 0.0:
-            return self._reduce(d)
-        return self._reduce((d < self.beta).where(d * d * (0.5 / self.beta), d - 0.5 * self.beta))
+        return x.smooth_l1_loss(target, self.beta, self.reduction)
 
 
 class BCEWithLogitsLoss(_Loss):
@@ -73,7 +66,7 @@ class BCEWithLogitsLoss(_Loss):
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         self._check(x, target)
-        return self._reduce(x.relu() - x * target + (-x.abs()).exp().log1p())
+        return x.binary_cross_entropy_with_logits(target, reduction=self.reduction)
 
 
 class NLLLoss(_Loss):
@@ -87,16 +80,9 @@ class NLLLoss(_Loss):
         self.ignore_index = ignore_index
 
     def forward(self, log_probabilities: Tensor, labels: Tensor) -> Tensor:
-        x, shape = log_probabilities, tuple(log_probabilities.shape)
-        if len(shape) < 2 or tuple(labels.shape) != shape[:1] + shape[2:]:
-            got = f"input {shape} and labels {tuple(labels.shape)}"
-            raise ShapeError(message(type(self).__name__, got, "(N, C, ...) and (N, ...)"))
-        counted = labels != self.ignore_index
-        index = counted.where(labels, 0).unsqueeze(1)
-        losses = counted.where(-x.gather(1, index).squeeze(1), 0.0)
-        if self.reduction == "mean":
-            return losses.sum() / counted.cast(x.dtype).sum()
-        return self._reduce(losses)
+        return log_probabilities.nll_loss(
+            labels, ignore_index=self.ignore_index, reduction=self.reduction
+        )
 
 
 class CrossEntropyLoss(_Loss):

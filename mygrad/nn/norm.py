@@ -20,23 +20,6 @@ from mygrad.nn.module import Module
 from mygrad.tensor import Tensor
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype.itemsize < dt.float32.itemsize else x
-
-
-def _standardize(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
-    """Mean 0 and variance 1 over `axes`."""
-    centred = x - x.mean(axis=axes, keepdim=True)
-    return centred * ((centred * centred).mean(axis=axes, keepdim=True) + eps).rsqrt()
-
-
-def _scale_channels(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """weight and bias (C) along axis 1."""
-    shape = (1, -1) + (1,) * (len(x.shape) - 2)
-    x = x if weight is None else x * weight.reshape(*shape)
-    return x if bias is None else x + bias.reshape(*shape)
-
-
 class _BatchNorm(Module):
     """Normalise each channel (axis 1) over all other axes.
 
@@ -81,7 +64,7 @@ class _BatchNorm(Module):
                     "call .eval() or use a larger batch",
                 )
             )
-        wide = _wide(x)
+        wide = x.cast(dt.promote(x.dtype, dt.float32))
         mean = wide.mean(axis=axes)
         centred = wide - self._spread(mean, x)
         variance = (centred * centred).mean(axis=axes)
@@ -134,16 +117,11 @@ class _LastAxes(Module):
         self.weight = init.constant(self.normalized_shape, 1.0) if weight else None
         self.bias = init.constant(self.normalized_shape, 0.0) if bias else None
 
-    def _axes(self, x: Tensor) -> tuple[int, ...]:
+    def _check(self, x: Tensor) -> None:
         n = len(self.normalized_shape)
-        if tuple(x.shape[len(x.shape) - n :]) != self.normalized_shape:
+        if tuple(x.shape[max(len(x.shape) - n, 0) :]) != self.normalized_shape:
             expected = f"last axes {self.normalized_shape}"
             raise ShapeError(message(type(self).__name__, f"input {tuple(x.shape)}", expected))
-        return tuple(range(-n, 0))
-
-    def _affine(self, x: Tensor) -> Tensor:
-        x = x if self.weight is None else x * self.weight
-        return x if self.bias is None else x + self.bias
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps}, affine={self.weight is not None}"
@@ -163,7 +141,8 @@ class LayerNorm(_LastAxes):
         super().__init__(normalized_shape, eps, elementwise_affine, elementwise_affine and bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._affine(_standardize(_wide(x), self._axes(x), self.eps)).cast(x.dtype)
+        self._check(x)
+        return x.layernorm(self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(_LastAxes):
@@ -175,9 +154,9 @@ class RMSNorm(_LastAxes):
         super().__init__(normalized_shape, eps, elementwise_affine, False)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = _wide(x)
-        square = (wide * wide).mean(axis=self._axes(x), keepdim=True)
-        return self._affine(wide * (square + self.eps).rsqrt()).cast(x.dtype)
+        self._check(x)
+        axes = tuple(range(-len(self.normalized_shape), 0))
+        return x.rms_norm(self.weight, self.eps, axes)
 
 
 class GroupNorm(Module):
@@ -197,10 +176,7 @@ class GroupNorm(Module):
         if len(x.shape) < 2 or x.shape[1] != self.num_channels:
             expected = f"(N, {self.num_channels}, ...)"
             raise ShapeError(message(type(self).__name__, f"input {tuple(x.shape)}", expected))
-        size = prod(x.shape[1:]) // self.num_groups  # not -1, which an empty batch leaves open
-        groups = _wide(x).reshape(x.shape[0], self.num_groups, size)
-        y = _standardize(groups, (2,), self.eps).reshape(*x.shape)
-        return _scale_channels(y, self.weight, self.bias).cast(x.dtype)
+        return x.group_norm(self.num_groups, self.weight, self.bias, self.eps).cast(x.dtype)
 
     def extra_repr(self) -> str:
         affine = self.weight is not None
