@@ -10,13 +10,13 @@ A pool of native threads, started at the first parallel sequence, enters the pla
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import os
 import signal
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,6 +62,7 @@ class CPU(Runtime):
         self._memory = Allocator()
         self._pool: Pool | None = None
         self.lock = threading.RLock()
+        _alive.add(self)
 
     # --- memory --------------------------------------------------------------------------------
 
@@ -130,6 +131,8 @@ class CPU(Runtime):
         with self.lock:
             if self._pool is None or self._pool.process != os.getpid():
                 self._pool = Pool(self._native(), self.target.threads)
+                # the threads run code that dies with the compiler; also at the end of the process
+                weakref.finalize(self, self._pool.stop)
             return self._pool
 
     def _native(self) -> list[int]:
@@ -141,6 +144,18 @@ class CPU(Runtime):
             binary = compiler.compile(text, "native")
             cache.put(key, binary)
         return compiler.load([binary], ["mygrad_run", "mygrad_start", "mygrad_stop"])
+
+
+_alive: weakref.WeakSet[CPU] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for cpu in _alive:
+        cpu.lock = threading.RLock()  # another thread may have held it, and does not exist here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _threads() -> int:
@@ -183,7 +198,6 @@ class Pool:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self.threads = ctypes.c_int64(count)
-            atexit.register(self.stop)
         return self.threads
 
     def stop(self) -> None:
