@@ -1,24 +1,25 @@
 """Kernels: what the scheduler hands to the code generators, one fused loop nest each.
 
     Kernel = name
-             axes     (AXIS, ...)            the output loops, outermost first as the scheduler suggests
+             axes     (AXIS, ...)            the output loops, outermost first as a suggestion
              stores   (Store, ...)           in the order of their effect
-             buffers  (BufferInfo, ...)      what LOAD and Store slots mean; index in this tuple = slot
+             buffers  (BufferInfo, ...)      what slots mean; index in this tuple = slot
              params   ((name, low, high), ...)   run-time integers
     Store  = (slot, index, value[, valid], mode)
 
-Meaning. For every point of the axes free in a store (a subset of `kernel.axes`), `buffer[index] = value`
-(or combined with the old content, by `mode`) where `valid`. A store runs where its free axes are bound, so
-stores over fewer axes (row statistics next to a row) are allowed.
+Meaning. For every point of the axes free in a store (a subset of `kernel.axes`), `buffer[index] =
+value` (or combined with the old content, by `mode`) where `valid`. A store runs where its free axes
+are bound, so stores over fewer axes (row statistics next to a row) are allowed.
 
 Invariants, checked by `verify`:
 - the free axes of every store are among `kernel.axes`; bound axes of REDUCE and SCAN are not;
-- indices are flat element numbers inside the buffer wherever `valid` holds and the surrounding LOAD's
-  `valid` holds;
+- indices are flat element numbers inside the buffer wherever `valid` holds and the surrounding
+  LOAD's `valid` holds;
 - two stores never write the same element, and with mode "set" no two points of one store do, unless
   `ordered_axes` of that store names the axes that must run in order (scatter);
-- a buffer that is stored to may be loaded only at exactly the index of the store (in-place elementwise), or
-  not at all, except the scatter target, which is updated in place by mode;
+- a buffer that is stored to may be loaded only at exactly the index of the store (in-place
+  elementwise), or not at all, except the scatter target, which is updated in place by mode; all
+  loads see what was there before the kernel;
 - SCAN(op, axis, bound) may only occur where `axis` is one of `kernel.axes`.
 """
 
@@ -74,7 +75,7 @@ class Kernel:
     bytes: int = field(default=0, compare=False)
 
 
-# --- questions -------------------------------------------------------------------------------------------
+# --- questions ------------------------------------------------------------------------------------
 
 
 def roots_of(store: Store) -> list[Expr]:
@@ -116,15 +117,17 @@ def ordered_axes(kernel: Kernel) -> frozenset[Expr]:
 def axis_sets(kernel: Kernel) -> list[frozenset[Expr]]:
     """For every computation (store or reduction) the axes that are in scope inside of it."""
     sets = [store_axes(store) for store in kernel.stores]
-    return sets + [free_axes(e.src[0]) | frozenset(e.arg[1])
-                   for e in all_nodes(kernel) if e.op is Op.REDUCE]
+    return sets + [
+        free_axes(e.src[0]) | frozenset(e.arg[1]) for e in all_nodes(kernel) if e.op is Op.REDUCE
+    ]
 
 
-# --- printing --------------------------------------------------------------------------------------------
+# --- printing -------------------------------------------------------------------------------------
 
 
 def text(kernel: Kernel) -> str:
-    """The kernel with one line for each store; parts that occur more than once have a name of their own.
+    """The kernel with one line for each store; parts that occur more than once have a name of their
+    own.
 
     >>> print(text(kernel))
     kernel add(b0: float32[6] out, b1: float32[6])
@@ -132,8 +135,10 @@ def text(kernel: Kernel) -> str:
       t0 = exp(b1[i0])
       b0[i0] = (t0 + t0)
     """
-    arguments = [f"b{slot}: {info.dtype.name}[{info.size}]{' out' if info.written else ''}"
-                 for slot, info in enumerate(kernel.buffers)]
+    arguments = [
+        f"b{slot}: {info.dtype.name}[{info.size}]{' out' if info.written else ''}"
+        for slot, info in enumerate(kernel.buffers)
+    ]
     arguments += [f"{name} in [{low}, {high}]" for name, low, high in kernel.params]
     lines = [f"kernel {kernel.name}({', '.join(arguments)})"]
     if kernel.axes:
@@ -171,7 +176,7 @@ def _store_text(store: Store, done: dict[Expr, str]) -> str:
     return line
 
 
-# --- verification ----------------------------------------------------------------------------------------
+# --- verification ---------------------------------------------------------------------------------
 
 
 def verify(kernel: Kernel) -> None:
@@ -213,10 +218,15 @@ def _store_problems(kernel: Kernel, store: Store) -> Iterator[str]:
         yield f"b{store.slot} is stored to, and not marked as written"
     if info.dtype is not store.value.dtype:
         yield f"b{store.slot} is {info.dtype.name}, and a {store.value.dtype.name} is stored"
-    if store.index.dtype is not index or (store.valid is not None and store.valid.dtype.kind != "b"):
+    if store.index.dtype is not index or (
+        store.valid is not None and store.valid.dtype.kind != "b"
+    ):
         yield "an index or condition of the wrong type"
-    if store.valid is None and not _may_fit(store.index, info.size) and 0 not in {
-            a.arg[1] for a in store_axes(store)}:
+    if (
+        store.valid is None
+        and not _may_fit(store.index, info.size)
+        and 0 not in {a.arg[1] for a in store_axes(store)}
+    ):
         yield f"an index in [{store.index.low}, {store.index.high}] of b{store.slot}"
 
 

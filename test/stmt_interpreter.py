@@ -1,8 +1,10 @@
-"""Statements executed exactly as `codegen/stmt.py` describes them, slowly and with every rule checked.
+"""Statements executed exactly as `codegen/stmt.py` describes them, slowly and with every rule
+checked.
 
-A value inside of tiles is an array with one dimension for each tile axis in scope (extent 1 where it does not
-depend on it). Lanes that are not active hold poison. Reading or writing outside of an array, two iterations of a
-parallel loop that write one element, and two points of a tile that do are errors.
+A value inside of tiles is an array with one dimension for each tile axis in scope (extent 1 where
+it does not depend on it). Lanes that are not active hold poison. Reading or writing outside of an
+array, two iterations of a parallel loop that write one element, and two points of a tile that do
+are errors.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Cells:
 class Interpreter:
     """Runs one function on one flat array of values per buffer slot."""
 
-    def __init__(self, function: Function, arrays: Sequence[Array], params: Mapping[str, int]) -> None:
+    def __init__(
+        self, function: Function, arrays: Sequence[Array], params: Mapping[str, int]
+    ) -> None:
         self.function = function
         self.memory: dict[int | str, Array] = dict(enumerate(arrays))
         self.dtypes: dict[int | str, dt.DType] = {n: b[0] for n, b in enumerate(function.buffers)}
@@ -71,7 +75,7 @@ class Interpreter:
         with np.errstate(all="ignore"):
             self.block(self.function.body)
 
-    # --- statements ----------------------------------------------------------------------------------------
+    # --- statements -------------------------------------------------------------------------------
 
     def block(self, body: Block) -> None:
         """Execute statements; what they bind ends with the block."""
@@ -126,8 +130,9 @@ class Interpreter:
     def combine_at(self, cells: Cells, points: tuple[Array, ...], values: Array) -> None:
         position = {t.axis: n for n, t in enumerate(self.tiles)}
         count = len(values)
-        at = tuple(points[position[a]] if a in position else np.zeros(count, np.int64)
-                   for a in cells.axes)
+        at = tuple(
+            points[position[a]] if a in position else np.zeros(count, np.int64) for a in cells.axes
+        )
         if not at:
             for value in values:
                 cells.values[...] = numeric.COMBINE[cells.op](cells.values, value)
@@ -142,7 +147,10 @@ class Interpreter:
         self.names[s.name] = self.by_tile(values, rest)
 
     def put(self, s: Put) -> None:
-        parts = [self.evaluate(e) for e in (s.index, s.value) + ((s.valid,) if s.valid is not None else ())]
+        parts = [
+            self.evaluate(e)
+            for e in (s.index, s.value) + ((s.valid,) if s.valid is not None else ())
+        ]
         used = np.broadcast_shapes(*(p.shape for p in parts))
         mask = np.broadcast_to(self.active(), np.broadcast_shapes(self.active().shape, used))
         mask = mask[tuple(slice(0, n) for n in used)] & np.ones(used, bool)
@@ -172,7 +180,7 @@ class Interpreter:
     def barrier(self, s: Barrier) -> None:
         """One thread is always there alone."""
 
-    # --- values --------------------------------------------------------------------------------------------
+    # --- values -----------------------------------------------------------------------------------
 
     def scalar(self, e: Expr) -> int:
         value = self.evaluate(e)
@@ -193,11 +201,16 @@ class Interpreter:
         return mask
 
     def by_tile(self, values: Array, axes: Sequence[Expr]) -> Array:
-        """Cells over `axes` as a value over the tile axes in scope; cell 0 along axes that are not."""
+        """Cells over `axes` as a value over the tile axes in scope; cell 0 along axes that are
+        not."""
         result = values
         for n in reversed(range(len(axes))):
             tile = next((t for t in self.tiles if t.axis is axes[n]), None)
-            result = np.take(result, 0, axis=n) if tile is None else np.take(result, range(tile.extent), n)
+            result = (
+                np.take(result, 0, axis=n)
+                if tile is None
+                else np.take(result, range(tile.extent), n)
+            )
         kept = [a for a in axes if any(t.axis is a for t in self.tiles)]
         order = [kept.index(t.axis) for t in self.tiles if t.axis in kept]
         shape = [t.extent if t.axis in kept else 1 for t in self.tiles]
@@ -265,7 +278,9 @@ class Interpreter:
         size = self.memory[target].size
         wrong = (index < 0) | (index >= size)
         if wrong.any():
-            raise StatementError(f"element {index[wrong][0]} of {target}, which has {size}, at {self.loops}")
+            raise StatementError(
+                f"element {index[wrong][0]} of {target}, which has {size}, at {self.loops}"
+            )
 
     def if_(self, s: If) -> None:
         self.block(s.body if self.scalar(s.condition) else s.otherwise)
@@ -274,9 +289,13 @@ class Interpreter:
 setattr(Interpreter, "if", Interpreter.if_)
 
 
-def run(function: Function, arrays: Sequence[Array], params: Mapping[str, int] | None = None) -> None:
+def run(
+    function: Function, arrays: Sequence[Array], params: Mapping[str, int] | None = None
+) -> None:
     """Execute a function on storage arrays, in place."""
-    values = [dt.from_storage(a, b[0]).copy() for a, b in zip(arrays, function.buffers, strict=True)]
+    values = [
+        dt.from_storage(a, b[0]).copy() for a, b in zip(arrays, function.buffers, strict=True)
+    ]
     Interpreter(function, values, params or {}).run()
     for array, value, buffer in zip(arrays, values, function.buffers, strict=True):
         array[...] = dt.to_storage(value, buffer[0])

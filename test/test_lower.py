@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import stmt_interpreter as interpreter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import stmt_interpreter as interpreter
 from mygrad import codegen, numeric
 from mygrad import dtype as dt
 from mygrad.codegen import stmt
@@ -42,12 +42,17 @@ def arrays_for(kernel: Kernel, seed: int = 0) -> list[np.ndarray]:
         if info.dtype.is_float:
             made.append(dt.to_storage(rng.standard_normal(info.size), info.dtype))
         else:
-            made.append(rng.integers(0, 2 if info.dtype is dt.bool_ else 9, info.size).astype(
-                info.dtype.storage))
+            made.append(
+                rng.integers(0, 2 if info.dtype is dt.bool_ else 9, info.size).astype(
+                    info.dtype.storage
+                )
+            )
     return made
 
 
-def check(kernel: Kernel, scheduled: Schedule, arrays: list[np.ndarray] | None = None) -> stmt.Function:
+def check(
+    kernel: Kernel, scheduled: Schedule, arrays: list[np.ndarray] | None = None
+) -> stmt.Function:
     """The statements of the schedule do what the kernel means."""
     verify(kernel)
     arrays = arrays_for(kernel) if arrays is None else arrays
@@ -97,16 +102,20 @@ def number(value: float) -> Expr:
     return const(value, F)
 
 
-# --- kernels -------------------------------------------------------------------------------------------------
+# --- kernels --------------------------------------------------------------------------------------
 
 
 def elementwise(n: int) -> Kernel:
     i = axis(0, n)
     x = load(1, F, i)
-    return Kernel("square", (i,), (Store(0, i, add(mul(x, x), load(2, F, const(0)))),), buffers(n, n, 1))
+    return Kernel(
+        "square", (i,), (Store(0, i, add(mul(x, x), load(2, F, const(0)))),), buffers(n, n, 1)
+    )
 
 
-def matmul(m: int, n: int, k: int, a_t: bool = False, b_t: bool = False, epilogue: bool = False) -> Kernel:
+def matmul(
+    m: int, n: int, k: int, a_t: bool = False, b_t: bool = False, epilogue: bool = False
+) -> Kernel:
     i, j, r = axis(0, m), axis(1, n), axis(2, k)
     a = load(1, F, r * m + i if a_t else i * k + r)
     b = load(2, F, j * k + r if b_t else r * n + j)
@@ -125,7 +134,10 @@ def softmax(rows: int, columns: int) -> Kernel:
         return alu(Op.EXP, add(load(2, F, i * columns + at), alu(Op.NEG, high)))
 
     total = reduce(Op.ADD, e(k2), (k2,))
-    stores = (Store(0, i * columns + j, div(e(j), total)), Store(1, i, add(high, alu(Op.LOG, total))))
+    stores = (
+        Store(0, i * columns + j, div(e(j), total)),
+        Store(1, i, add(high, alu(Op.LOG, total))),
+    )
     return Kernel("softmax", (i, j), stores, buffers(rows * columns, rows, rows * columns, out=2))
 
 
@@ -140,8 +152,12 @@ def layer_norm(rows: int, columns: int) -> Kernel:
     value = mul(add(load(2, F, i * columns + j), alu(Op.NEG, mean)), scale)
     value = add(mul(value, load(3, F, j)), load(4, F, j))
     stores = (Store(0, i * columns + j, value), Store(1, i, mean))
-    return Kernel("layer_norm", (i, j), stores,
-                  buffers(rows * columns, rows, rows * columns, columns, columns, out=2))
+    return Kernel(
+        "layer_norm",
+        (i, j),
+        stores,
+        buffers(rows * columns, rows, rows * columns, columns, columns, out=2),
+    )
 
 
 def two_pass(rows: int, columns: int) -> Kernel:
@@ -150,8 +166,12 @@ def two_pass(rows: int, columns: int) -> Kernel:
     x = load(1, F, i * columns + k)
     mean = div(reduce(Op.ADD, x, (k,)), number(float(max(columns, 1))))
     off = add(x, alu(Op.NEG, mean))
-    return Kernel("variance", (i,), (Store(0, i, reduce(Op.ADD, mul(off, off), (k,))),),
-                  buffers(rows, rows * columns))
+    return Kernel(
+        "variance",
+        (i,),
+        (Store(0, i, reduce(Op.ADD, mul(off, off), (k,))),),
+        buffers(rows, rows * columns),
+    )
 
 
 def gradients(rows: int, columns: int) -> Kernel:
@@ -159,8 +179,9 @@ def gradients(rows: int, columns: int) -> Kernel:
     j, k = axis(0, columns), axis(1, rows)
     g, x = load(2, F, k * columns + j), load(3, F, k * columns + j)
     stores = (Store(0, j, reduce(Op.ADD, mul(g, x), (k,))), Store(1, j, reduce(Op.ADD, g, (k,))))
-    return Kernel("gradients", (j,), stores,
-                  buffers(columns, columns, rows * columns, rows * columns, out=2))
+    return Kernel(
+        "gradients", (j,), stores, buffers(columns, columns, rows * columns, rows * columns, out=2)
+    )
 
 
 def convolution(n: int, c: int, o: int, h: int, w: int, size: int, pad: int) -> Kernel:
@@ -168,27 +189,42 @@ def convolution(n: int, c: int, o: int, h: int, w: int, size: int, pad: int) -> 
     a, b, y, x = axis(0, n), axis(1, o), axis(2, oh), axis(3, ow)
     ci, ky, kx = axis(4, c), axis(5, size), axis(6, size)
     row, column = y + ky - pad, x + kx - pad
-    inside = both(both(less(const(-1), row), less(row, const(h))),
-                  both(less(const(-1), column), less(column, const(w))))
+    inside = both(
+        both(less(const(-1), row), less(row, const(h))),
+        both(less(const(-1), column), less(column, const(w))),
+    )
     image = load(1, F, ((a * c + ci) * h + row) * w + column, inside if pad else None)
     weight = load(2, F, ((b * c + ci) * size + ky) * size + kx)
     value = reduce(Op.ADD, mul(image, weight), (ci, ky, kx))
-    return Kernel("convolution", (a, b, y, x), (Store(0, ((a * o + b) * oh + y) * ow + x, value),),
-                  buffers(n * o * oh * ow, n * c * h * w, o * c * size * size))
+    return Kernel(
+        "convolution",
+        (a, b, y, x),
+        (Store(0, ((a * o + b) * oh + y) * ow + x, value),),
+        buffers(n * o * oh * ow, n * c * h * w, o * c * size * size),
+    )
 
 
 def transpose(m: int, n: int) -> Kernel:
     i, j = axis(0, m), axis(1, n)
-    return Kernel("transpose", (i, j), (Store(0, i * n + j, load(1, F, j * m + i)),), buffers(m * n, m * n))
+    return Kernel(
+        "transpose", (i, j), (Store(0, i * n + j, load(1, F, j * m + i)),), buffers(m * n, m * n)
+    )
 
 
 def cumsum(rows: int, columns: int, along: int) -> Kernel:
     i, j = axis(0, rows), axis(1, columns)
     bound = axis(2, (rows, columns)[along])
     at = (bound * columns + j) if along == 0 else (i * columns + bound)
-    value = mul(scan(Op.ADD, mul(load(1, F, at), number(0.5)), (i, j)[along], bound), load(1, F, i * columns + j))
-    return Kernel("cumsum", (i, j), (Store(0, i * columns + j, value),),
-                  buffers(rows * columns, rows * columns))
+    value = mul(
+        scan(Op.ADD, mul(load(1, F, at), number(0.5)), (i, j)[along], bound),
+        load(1, F, i * columns + j),
+    )
+    return Kernel(
+        "cumsum",
+        (i, j),
+        (Store(0, i * columns + j, value),),
+        buffers(rows * columns, rows * columns),
+    )
 
 
 def scatter(n: int, width: int, mode: str) -> Kernel:
@@ -196,8 +232,12 @@ def scatter(n: int, width: int, mode: str) -> Kernel:
     where_ = load(1, dt.index, i)
     valid = both(less(const(-1), where_), less(where_, const(7)))
     store = Store(0, where_ * width + j, load(2, F, i * width + j), valid, mode, (i,))
-    return Kernel("scatter", (i, j), (store,),
-                  (BufferInfo(F, 7 * width, True), BufferInfo(dt.index, n), BufferInfo(F, n * width)))
+    return Kernel(
+        "scatter",
+        (i, j),
+        (store,),
+        (BufferInfo(F, 7 * width, True), BufferInfo(dt.index, n), BufferInfo(F, n * width)),
+    )
 
 
 def gather(n: int, width: int) -> Kernel:
@@ -205,20 +245,29 @@ def gather(n: int, width: int) -> Kernel:
     where_ = load(1, dt.index, i - 1)  # only to be read where the outer load is valid
     valid = less(const(0), i)
     value = load(2, F, where_ * width + j, valid)
-    return Kernel("gather", (i, j), (Store(0, i * width + j, value),),
-                  (BufferInfo(F, n * width, True), BufferInfo(dt.index, max(n - 1, 1)),
-                   BufferInfo(F, 9 * width)))
+    return Kernel(
+        "gather",
+        (i, j),
+        (Store(0, i * width + j, value),),
+        (
+            BufferInfo(F, n * width, True),
+            BufferInfo(dt.index, max(n - 1, 1)),
+            BufferInfo(F, 9 * width),
+        ),
+    )
 
 
-# --- tests ---------------------------------------------------------------------------------------------------
+# --- tests ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 7, 16, 17, 64, 100, 259])
 def test_elementwise(n: int) -> None:
     schedules = []
     if n > 40:
-        schedules += [(Split("i0", 16), Vectorize("i0i"), Parallel("i0o")),
-                      (Split("i0", 32), Split("i0i", 8), Vectorize("i0ii"), Unroll("i0io"), Parallel("i0o"))]
+        schedules += [
+            (Split("i0", 16), Vectorize("i0i"), Parallel("i0o")),
+            (Split("i0", 32), Split("i0i", 8), Vectorize("i0ii"), Unroll("i0io"), Parallel("i0o")),
+        ]
     check_all(elementwise(n), *schedules)
 
 
@@ -229,18 +278,38 @@ def test_elementwise_in_place_reads_before_it_writes() -> None:
     check_all(Kernel("step", (i,), stores, buffers(37, 37, out=2)))
 
 
-TILED = (Split("i0", 4), Split("i1", 12), Split("i1i", 4), Vectorize("i1ii"), Unroll("i1io"),
-         Unroll("i0i"), Parallel("i1o"))
-BLOCKED = (Split("i1", 8), Split("i1i", 4), Vectorize("i1ii"), Split("i0", 2), Unroll("i0i"),
-           Split("i2", 4), Reorder(("i1o", "i2o", "i0o", "i1io", "i2i", "i0i", "i1ii")))
+TILED = (
+    Split("i0", 4),
+    Split("i1", 12),
+    Split("i1i", 4),
+    Vectorize("i1ii"),
+    Unroll("i1io"),
+    Unroll("i0i"),
+    Parallel("i1o"),
+)
+BLOCKED = (
+    Split("i1", 8),
+    Split("i1i", 4),
+    Vectorize("i1ii"),
+    Split("i0", 2),
+    Unroll("i0i"),
+    Split("i2", 4),
+    Reorder(("i1o", "i2o", "i0o", "i1io", "i2i", "i0i", "i1ii")),
+)
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(1, 20, 9), (6, 18, 7), (4, 12, 5), (5, 23, 9), (6, 17, 0)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 20, 9), (6, 18, 7), (4, 12, 5), (5, 23, 9), (6, 17, 0)]
+)
 def test_matmul(m: int, n: int, k: int) -> None:
     schedules = []
     if m > 4 and n > 12 and k > 6:
-        schedules = [TILED, BLOCKED, (Split("i2", 4), Vectorize("i2i"), Split("i0", 2), Unroll("i0i")),
-                     (Split("i2", 6), Split("i2i", 2), Vectorize("i2ii"), Unroll("i2io"))]
+        schedules = [
+            TILED,
+            BLOCKED,
+            (Split("i2", 4), Vectorize("i2i"), Split("i0", 2), Unroll("i0i")),
+            (Split("i2", 6), Split("i2i", 2), Vectorize("i2ii"), Unroll("i2io")),
+        ]
     check_all(matmul(m, n, k), *schedules)
     check_all(matmul(m, n, k, epilogue=True), *schedules)
 
@@ -258,7 +327,9 @@ def test_a_matmul_tile_shares_its_loads() -> None:
 
 
 @pytest.mark.parametrize("make", [softmax, layer_norm, two_pass, gradients])
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 5), (5, 100), (70, 3), (2, 257), (4, 0), (0, 4)])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(1, 1), (3, 5), (5, 100), (70, 3), (2, 257), (4, 0), (0, 4)]
+)
 def test_rows(make, rows: int, columns: int) -> None:
     check_all(make(rows, columns))
 
@@ -278,8 +349,10 @@ def test_invariant_values_are_computed_once_outside() -> None:
     assert len(negated) - len(negated.lstrip()) == 4
 
 
-@pytest.mark.parametrize(("n", "c", "o", "h", "w", "size", "pad"), [
-    (1, 1, 1, 3, 3, 3, 1), (1, 2, 3, 3, 18, 3, 1), (1, 1, 9, 4, 19, 3, 0), (2, 2, 3, 2, 4, 1, 0)])
+@pytest.mark.parametrize(
+    ("n", "c", "o", "h", "w", "size", "pad"),
+    [(1, 1, 1, 3, 3, 3, 1), (1, 2, 3, 3, 18, 3, 1), (1, 1, 9, 4, 19, 3, 0), (2, 2, 3, 2, 4, 1, 0)],
+)
 def test_convolution(n: int, c: int, o: int, h: int, w: int, size: int, pad: int) -> None:
     check_all(convolution(n, c, o, h, w, size, pad))
 
@@ -298,10 +371,18 @@ def test_scan(rows: int, columns: int, along: int) -> None:
 def test_scan_of_a_scan_and_of_a_reduction() -> None:
     i, j, bi, bj, k = axis(0, 5), axis(1, 7), axis(2, 5), axis(3, 7), axis(4, 3)
     inner = scan(Op.MAX, load(1, F, bi * 7 + bj), j, bj)
-    check_all(Kernel("twice", (i, j), (Store(0, i * 7 + j, scan(Op.ADD, inner, i, bi)),), buffers(35, 35)))
+    check_all(
+        Kernel("twice", (i, j), (Store(0, i * 7 + j, scan(Op.ADD, inner, i, bi)),), buffers(35, 35))
+    )
     row = reduce(Op.ADD, load(1, F, bi * 7 + k * 2), (k,))
-    check_all(Kernel("rows", (i, j), (Store(0, i * 7 + j, mul(scan(Op.ADD, row, i, bi), load(1, F, j))),),
-                     buffers(35, 35)))
+    check_all(
+        Kernel(
+            "rows",
+            (i, j),
+            (Store(0, i * 7 + j, mul(scan(Op.ADD, row, i, bi), load(1, F, j))),),
+            buffers(35, 35),
+        )
+    )
 
 
 @pytest.mark.parametrize("mode", ["set", "add", "max", "min", "mul"])
@@ -320,8 +401,12 @@ def test_gather_reads_no_index_that_is_not_valid(n: int, width: int) -> None:
 def test_reduction_of_everything(op: Op, n: int) -> None:
     k = axis(0, n)
     for dtype in (F, dt.int32, dt.bool_, dt.uint8):
-        kernel = Kernel("all", (), (Store(0, const(0), reduce(op, load(1, dtype, k), (k,))),),
-                        buffers(1, n, dtype=dtype))
+        kernel = Kernel(
+            "all",
+            (),
+            (Store(0, const(0), reduce(op, load(1, dtype, k), (k,))),),
+            buffers(1, n, dtype=dtype),
+        )
         check_all(kernel)
 
 
@@ -337,31 +422,48 @@ def test_nested_reductions() -> None:
     inner = reduce(Op.MAX, mul(load(1, F, i * 10 + k), load(2, F, k * 21 + r)), (r,))
     value = reduce(Op.ADD, mul(inner, load(3, F, k)), (k,))
     kernel = Kernel("nested", (i,), (Store(0, i, value),), buffers(6, 60, 210, 10))
-    check_all(kernel, (Split("i2", 8), Vectorize("i2i"), Split("i0", 4), Unroll("i0i")),
-              (Split("i1", 4), Unroll("i1i")), (Split("i1", 8), Vectorize("i1i")))
+    check_all(
+        kernel,
+        (Split("i2", 8), Vectorize("i2i"), Split("i0", 4), Unroll("i0i")),
+        (Split("i1", 4), Unroll("i1i")),
+        (Split("i1", 8), Vectorize("i1i")),
+    )
 
 
 def test_where_and_masked_loads() -> None:
     i, j = axis(0, 9), axis(1, 50)
     inside = both(less(const(0), i), less(j, const(33)))
-    value = where(less(load(2, F, j), number(0.0)) if False else alu(Op.LT, load(2, F, j), number(0.0)),
-                  load(1, F, (i - 1) * 33 + j, inside), number(2.0))
+    value = where(
+        less(load(2, F, j), number(0.0)) if False else alu(Op.LT, load(2, F, j), number(0.0)),
+        load(1, F, (i - 1) * 33 + j, inside),
+        number(2.0),
+    )
     check_all(Kernel("pad", (i, j), (Store(0, i * 50 + j, value),), buffers(450, 8 * 33, 50)))
 
 
 def test_stores_over_different_axes_in_parallel() -> None:
     i, j = axis(0, 30), axis(1, 20)
-    stores = (Store(0, i * 20 + j, mul(load(3, F, i), load(4, F, j))), Store(1, j, load(4, F, j)),
-              Store(2, const(0), load(3, F, const(3))))
-    check_all(Kernel("several", (i, j), stores, buffers(600, 20, 1, 30, 20, out=3)), (Parallel("i0"),),
-              (Parallel("i1"),))
+    stores = (
+        Store(0, i * 20 + j, mul(load(3, F, i), load(4, F, j))),
+        Store(1, j, load(4, F, j)),
+        Store(2, const(0), load(3, F, const(3))),
+    )
+    check_all(
+        Kernel("several", (i, j), stores, buffers(600, 20, 1, 30, 20, out=3)),
+        (Parallel("i0"),),
+        (Parallel("i1"),),
+    )
 
 
 def test_mixed_types() -> None:
     i, k = axis(0, 13), axis(1, 40)
     half = alu(Op.CAST, load(1, dt.float16, i * 40 + k), dtype=dt.float64)
-    kernel = Kernel("mixed", (i,), (Store(0, i, alu(Op.CAST, reduce(Op.ADD, half, (k,)), dtype=dt.bfloat16)),),
-                    (BufferInfo(dt.bfloat16, 13, True), BufferInfo(dt.float16, 520)))
+    kernel = Kernel(
+        "mixed",
+        (i,),
+        (Store(0, i, alu(Op.CAST, reduce(Op.ADD, half, (k,)), dtype=dt.bfloat16)),),
+        (BufferInfo(dt.bfloat16, 13, True), BufferInfo(dt.float16, 520)),
+    )
     check_all(kernel)
 
 
@@ -394,10 +496,18 @@ def test_staged_operands(m: int, n: int, k: int, a_t: bool, b_t: bool) -> None:
 
 def test_a_staged_window_holds_its_border() -> None:
     kernel = convolution(1, 2, 5, 3, 7, 3, 1)
-    actions = (Split("i3", 4), Vectorize("i3i"), Split("i1", 2), Unroll("i1i"),
-               Reorder(("i2", "i3o", "i1o", "i1i", "i3i")), Stage(1, "i3o", ("i4", "i5", "i6", "i3i")))
+    actions = (
+        Split("i3", 4),
+        Vectorize("i3i"),
+        Split("i1", 2),
+        Unroll("i1i"),
+        Reorder(("i2", "i3o", "i1o", "i1i", "i3i")),
+        Stage(1, "i3o", ("i4", "i5", "i6", "i3i")),
+    )
     lines = stmt.text(check(kernel, apply(start(kernel), actions))).split("\n")
-    assert not any("update" in line and " if " in line for line in lines)  # conditions are in the copy
+    assert not any(
+        "update" in line and " if " in line for line in lines
+    )  # conditions are in the copy
 
 
 def test_a_stage_that_misses_a_loop_is_refused() -> None:
@@ -406,12 +516,17 @@ def test_a_stage_that_misses_a_loop_is_refused() -> None:
         codegen.lower(apply(start(kernel), (*TILED, Stage(2, "i1o", ("i2", "i1ii")))))
 
 
-# --- random schedules ----------------------------------------------------------------------------------------
+# --- random schedules -----------------------------------------------------------------------------
 
 KERNELS = {
-    "matmul": matmul(5, 11, 7, epilogue=True), "softmax": softmax(3, 13), "norm": layer_norm(3, 11),
-    "convolution": convolution(1, 2, 3, 2, 7, 2, 1), "gradients": gradients(7, 11),
-    "transpose": transpose(9, 11), "scan": cumsum(4, 9, 0), "scatter": scatter(7, 9, "add"),
+    "matmul": matmul(5, 11, 7, epilogue=True),
+    "softmax": softmax(3, 13),
+    "norm": layer_norm(3, 11),
+    "convolution": convolution(1, 2, 3, 2, 7, 2, 1),
+    "gradients": gradients(7, 11),
+    "transpose": transpose(9, 11),
+    "scan": cumsum(4, 9, 0),
+    "scatter": scatter(7, 9, "add"),
 }
 
 

@@ -41,8 +41,12 @@ def lower(scheduled: Schedule) -> Function:
     """
     kernel = scheduled.kernel
     body = Emitter(scheduled).function(Placer(scheduled).run())
-    return Function(kernel.name, tuple((b.dtype, b.size, b.written) for b in kernel.buffers),
-                    tuple(name for name, _, _ in kernel.params), body)
+    return Function(
+        kernel.name,
+        tuple((b.dtype, b.size, b.written) for b in kernel.buffers),
+        tuple(name for name, _, _ in kernel.params),
+        body,
+    )
 
 
 def _verified(function: Function, target: Target) -> Function:
@@ -65,7 +69,8 @@ PIPELINE: tuple[tuple[str, Callable[[Any, Target], Any], Callable[[Any], str]], 
 def compile(kernel: Kernel, target: Target, actions: Iterable[Action] | None = None) -> Program:
     """The program of a kernel for a target, by the default schedule or by the given actions.
 
-    `program.stages` holds the text after each pass. The language `numpy` interprets kernels as they are.
+    `program.stages` holds the text after each pass. The language `numpy` interprets kernels as they
+    are.
 
     Raises:
         CompileError: there is no renderer for the target's language.
@@ -76,11 +81,17 @@ def compile(kernel: Kernel, target: Target, actions: Iterable[Action] | None = N
     stages = [("kernel", kernel_text(kernel))]
     slots, params = tuple(range(len(kernel.buffers))), tuple(name for name, _, _ in kernel.params)
     if target.language == "numpy":
-        return Program(kernel.name, "numpy", stages[0][1], slots, params, kernel=kernel,
-                       stages=tuple(stages))
+        return Program(
+            kernel.name, "numpy", stages[0][1], slots, params, kernel=kernel, stages=tuple(stages)
+        )
     if target.language not in RENDERERS:
-        raise CompileError(message("compile", f"language {target.language!r}",
-                                   f"one of {', '.join(['numpy', *RENDERERS])}"))
+        raise CompileError(
+            message(
+                "compile",
+                f"language {target.language!r}",
+                f"one of {', '.join(['numpy', *RENDERERS])}",
+            )
+        )
     value: Any = schedule(kernel, target, actions)
     stages.append(("schedule", str(value)))
     function: Any = None
@@ -89,11 +100,22 @@ def compile(kernel: Kernel, target: Target, actions: Iterable[Action] | None = N
         function = value if isinstance(value, Function) else function
         stages.append((name, printed(value)))
     trips = _parallel_trips(function)
-    return Program(kernel.name, target.language, value, slots, params, parallel=trips > 0,
-                   grid=(max(trips, 1),), kernel=kernel, stages=tuple(stages))
+    return Program(
+        kernel.name,
+        target.language,
+        value,
+        slots,
+        params,
+        parallel=trips > 0,
+        grid=(max(trips, 1),),
+        kernel=kernel,
+        stages=tuple(stages),
+    )
 
 
 def _parallel_trips(function: Function) -> int:
     """The iterations of the longest parallel loop; 0 when there is none."""
-    return max((s.high.arg for s in function.body if isinstance(s, Loop) and s.kind == "parallel"),
-               default=0)
+    return max(
+        (s.high.arg for s in function.body if isinstance(s, Loop) and s.kind == "parallel"),
+        default=0,
+    )

@@ -1,22 +1,23 @@
 """Schedules: the loops of a kernel in order, and the actions that transform them.
 
     Schedule = kernel
-               loops   (LoopAxis, ...)    outermost first; every output and reduce axis, or its parts
+               loops   (LoopAxis, ...)    outermost first; all output and reduce axes, or parts
                stages  (Stage, ...)       operands that are copied into scratch memory
     LoopAxis = (name, axis, root, stride, kind)       kind: seq | parallel | unroll | vector
     action   = Split | Reorder | Vectorize | Unroll | Parallel | Stage
 
-An axis of the kernel (the root) is the sum of its loops, each times its stride: after `Split("i0", 8)`,
-i0 = 8 * i0o + i0i. Only the last tile of a root may be short (ragged); lowering peels it off.
+An axis of the kernel (the root) is the sum of its loops, each times its stride: after `Split("i0",
+8)`, i0 = 8 * i0o + i0i. Only the last tile of a root may be short (ragged); lowering peels it off.
 
-The algorithm stays as it is: every action changes the order in which points are visited and nothing else, so
-a schedule is a tuple of actions, which can be printed, hashed, stored and replayed:
+The algorithm stays as it is: every action changes the order in which points are visited and nothing
+else, so a schedule is a tuple of actions, which can be printed, hashed, stored and replayed:
 
 >>> schedule = apply(start(kernel), (Split("i0", 8), Unroll("i0i")))
 
-Loops are named after the kernel's axes, `i3` being the axis with id 3; a split appends `o` and `i`. Axes of
-extent 0 and 1 have no loop. Each computation of a kernel (a store, a reduction) uses the loops of its own
-axes, in the order of the schedule; a reduction is placed where all the free axes of its body are bound.
+Loops are named after the kernel's axes, `i3` being the axis with id 3; a split appends `o` and `i`.
+Axes of extent 0 and 1 have no loop. Each computation of a kernel (a store, a reduction) uses the
+loops of its own axes, in the order of the schedule; a reduction is placed where all the free axes
+of its body are bound.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ class Schedule:
 
 
 def start(kernel: Kernel) -> Schedule:
-    """The schedule that runs everything sequentially: output axes as the kernel lists them, then the
-    axes of reductions."""
+    """The schedule that runs everything sequentially: output axes as the kernel lists them, then
+    the axes of reductions."""
     roots = [a for a in (*kernel.axes, *bound_axes(kernel)) if a.arg[1] > 1]
     ids = [a.arg[0] for a in (*kernel.axes, *bound_axes(kernel, scans=True))]
     loops = tuple(LoopAxis(f"i{a.arg[0]}", a, a) for a in roots)
@@ -123,14 +124,17 @@ def _check_runs_in_lockstep(s: Schedule, loop: LoopAxis, action: Action) -> None
     _refuse(loop.root in scan_axes(s.kernel), action, "a scan runs in order")
     _refuse(loop.root in ordered_axes(s.kernel), action, "the iterations of a scatter run in order")
     finer = [p for p in s.loops if p.root is loop.root and p.stride < loop.stride]
-    _refuse(any(not p.is_tile for p in finer), action, "a sequential loop runs over a part of its step")
+    _refuse(
+        any(not p.is_tile for p in finer), action, "a sequential loop runs over a part of its step"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
     """Divide a loop into an outer and an inner one.
 
-    for i in range(n)  ->  for io in range(ceil(n / factor)): for ii in range(factor), i = io * factor + ii
+    for i in range(n)
+    ->  for io in range(ceil(n / factor)): for ii in range(factor), i = io * factor + ii
 
     Where one inner loop covers everything there is no outer one.
     """
@@ -145,11 +149,15 @@ class Split:
         _refuse(loop.root in scan_axes(s.kernel), self, "a scan runs over its whole axis")
         _refuse(self.factor < 2, self, "the factor must be 2 or more")
         coarser = any(p.root is loop.root and p.stride > loop.stride for p in s.loops)
-        _refuse(coarser and loop.extent % self.factor != 0, self,
-                f"the factor must divide {loop.extent}, or every step would have a short tile")
+        _refuse(
+            coarser and loop.extent % self.factor != 0,
+            self,
+            f"the factor must divide {loop.extent}, or every step would have a short tile",
+        )
         outer_extent = ceildiv(loop.extent, self.factor)
-        outer = LoopAxis(loop.name + "o", axis(s.next_id, outer_extent), loop.root,
-                         loop.stride * self.factor)
+        outer = LoopAxis(
+            loop.name + "o", axis(s.next_id, outer_extent), loop.root, loop.stride * self.factor
+        )
         inner = LoopAxis(loop.name + "i", axis(s.next_id + 1, self.factor), loop.root, loop.stride)
         made = [outer, inner] if outer_extent > 1 else [inner]
         loops: list[LoopAxis] = []
@@ -175,15 +183,19 @@ class Reorder:
         loops = tuple(next(upcoming) if p in chosen else p for p in s.loops)
         last: dict[Expr, int] = {}
         for p in loops:
-            _refuse(last.get(p.root, p.stride + 1) < p.stride, self,
-                    f"{p.name} must stay outside of the loops over its parts")
+            _refuse(
+                last.get(p.root, p.stride + 1) < p.stride,
+                self,
+                f"{p.name} must stay outside of the loops over its parts",
+            )
             last[p.root] = p.stride
         return replace(s, loops=loops)
 
 
 @dataclass(frozen=True, slots=True)
 class Vectorize:
-    """Run the iterations of an innermost part (stride 1, extent a power of two) as lanes of a vector.
+    """Run the iterations of an innermost part (stride 1, extent a power of two) as lanes of a
+    vector.
 
     for ii in range(16): f(ii)  ->  f(<0 .. 15>)
     """
@@ -195,11 +207,16 @@ class Vectorize:
         loop = s.loop(self.axis, "Vectorize")
         _check_runs_in_lockstep(s, loop, self)
         _refuse(loop.stride != 1, self, "only the part of stride 1 can be lanes")
-        _refuse(loop.extent & (loop.extent - 1) != 0, self, f"extent {loop.extent} is no power of two")
+        _refuse(
+            loop.extent & (loop.extent - 1) != 0, self, f"extent {loop.extent} is no power of two"
+        )
         vectors = {p.root for p in s.loops if p.kind == "vector"}
         for roots in axis_sets(s.kernel):
-            _refuse(loop.root in roots and bool(roots & vectors), self,
-                    "a computation would run over two vector axes")
+            _refuse(
+                loop.root in roots and bool(roots & vectors),
+                self,
+                "a computation would run over two vector axes",
+            )
         return _with_kind(s, loop, "vector")
 
 
@@ -216,7 +233,9 @@ class Unroll:
         """The schedule after the action."""
         loop = s.loop(self.axis, "Unroll")
         _check_runs_in_lockstep(s, loop, self)
-        _refuse(loop.extent > MAX_UNROLL, self, f"extent {loop.extent} is more than {MAX_UNROLL} copies")
+        _refuse(
+            loop.extent > MAX_UNROLL, self, f"extent {loop.extent} is more than {MAX_UNROLL} copies"
+        )
         return _with_kind(s, loop, "unroll")
 
 
@@ -235,8 +254,12 @@ class Parallel:
         _refuse(loop.kind != "seq", self, f"the loop is {loop.kind} already")
         _refuse(loop.root not in s.kernel.axes, self, "threads cannot share a reduction")
         _refuse(loop.root in scan_axes(s.kernel), self, "a scan runs in order")
-        _refuse(loop.root in ordered_axes(s.kernel), self, "the iterations of a scatter run in order")
-        _refuse(any(p.kind == "parallel" for p in s.loops), self, "there is a parallel loop already")
+        _refuse(
+            loop.root in ordered_axes(s.kernel), self, "the iterations of a scatter run in order"
+        )
+        _refuse(
+            any(p.kind == "parallel" for p in s.loops), self, "there is a parallel loop already"
+        )
         coarser = [p for p in s.loops if p.root is loop.root and p.stride > loop.stride]
         _refuse(bool(coarser), self, f"{coarser and coarser[0].name} must stay outside of it")
         new = replace(loop, kind="parallel")
@@ -245,12 +268,15 @@ class Parallel:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Copy what the loads of a buffer read inside one iteration of loop `at` into scratch memory, laid out
-    as a row-major array over the loops `layout`, all of them inside of `at`; read it from there.
+    """Copy what the loads of a buffer read inside one iteration of loop `at` into scratch memory,
+    laid out as a row-major array over the loops `layout`, all of them inside of `at`; read it from
+    there.
 
     for no: for mo: for k: f(B[k * n + no * 8 + ni])
     ->  Stage(1, "no", ("k", "ni"))  ->
-    for no: { for k: for ni: S[k * 8 + ni] = B[k * n + no * 8 + ni];  for mo: for k: f(S[k * 8 + ni]) }
+    for no:
+        for k: for ni: S[k * 8 + ni] = B[k * n + no * 8 + ni]
+        for mo: for k: f(S[k * 8 + ni])
     """
 
     slot: int

@@ -1,14 +1,16 @@
 """The default schedule of a kernel, from the kernel and the target alone.
 
-A kernel is seen as nests: one for each store and each reduction, with the axes in scope and the memory accesses
-made there. For each nest, the heaviest first:
+A kernel is seen as nests: one for each store and each reduction, with the axes in scope and the
+memory accesses made there. For each nest, the heaviest first:
 
-- stride analysis picks the vector axis: the one whose lanes cost least to load and store (`tiling.py`);
-- reuse analysis picks the register tile: copies of axes on which some operand does not depend share its loads.
+- stride analysis picks the vector axis: the one whose lanes cost least to load and store;
+- reuse analysis picks the register tile: copies of axes on which some operand does not depend
+  share its loads (both in `tiling.py`).
 
-The nests then agree on one order of loops. Output axes on which more reductions depend go outside, so that no
-reduction is repeated; among equals, what moves the fewest bytes from one iteration to the next is innermost.
-Threads share the outermost axis that keeps all of them busy. Nothing here knows what a kernel computes.
+The nests then agree on one order of loops. Output axes on which more reductions depend go outside,
+so that no reduction is repeated; among equals, what moves the fewest bytes from one iteration to
+the next is innermost. Threads share the outermost axis that keeps all of them busy. Nothing here
+knows what a kernel computes.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Plan:
         self.nests = sorted(nests_of(self.kernel), key=lambda n: -n.work)
         for nest in self.nests:
             taken = [n.axes for n in self.nests if any(a in self.tile.lanes for a in n.axes)]
-            scalar = self.fixed | {a for axes in taken for a in axes}  # one vector axis in each scope
+            scalar = self.fixed | {
+                a for axes in taken for a in axes
+            }  # one vector axis in each scope
             tile_of(nest, self.tile, self.fixed, scalar, self.target)
 
     def actions(self) -> tuple[Action, ...]:
@@ -93,8 +97,8 @@ class Plan:
         return [*taken, Split(name + "i", lanes), Vectorize(name + "ii"), Unroll(name + "io")]
 
     def order(self, scheduled: Schedule) -> list:  # type: ignore[type-arg]
-        """Loops by: outputs before reductions; how many reductions need the axis; sequential loops before
-        tiles; bytes moved from one iteration to the next."""
+        """Loops by: outputs before reductions; how many reductions need the axis; sequential loops
+        before tiles; bytes moved from one iteration to the next."""
         needed = {a: sum(a in n.axes for n in self.nests if n.reduced) for a in self.kernel.axes}
         moved = {a: self.moved(a) for a in {p.root for p in scheduled.loops}}
 
@@ -102,6 +106,7 @@ class Plan:
             output = p.root in needed
             kind = {"seq": 0, "unroll": 1, "vector": 2}[p.kind]
             return (not output, -needed.get(p.root, 0), kind, -moved[p.root] if kind == 0 else 0)
+
         return sorted(scheduled.loops, key=key)
 
     def moved(self, axis: Expr) -> float:
@@ -121,7 +126,12 @@ class Plan:
         best, best_share = "", 1.0 / threads
         for p in scheduled.loops:
             coarse = all(q.stride <= p.stride for q in scheduled.loops if q.root is p.root)
-            if p.kind != "seq" or p.root not in self.kernel.axes or p.root in self.fixed or not coarse:
+            if (
+                p.kind != "seq"
+                or p.root not in self.kernel.axes
+                or p.root in self.fixed
+                or not coarse
+            ):
                 continue
             if any(p.root not in n.axes for n in reductions) or p.root not in self.nests[0].axes:
                 continue

@@ -1,14 +1,15 @@
 """From the tree of scopes (lower.py) to loops and tiles, with ragged tails peeled off.
 
-A root axis is divided among its loops, and only its last tile may be short. Walking inwards, `left` is how many
-elements of the root the loops further in still have to cover: the extent of the root at first, later a number
-or, inside of a ragged outer loop, an expression.
+A root axis is divided among its loops, and only its last tile may be short. Walking inwards, `left`
+is how many elements of the root the loops further in still have to cover: the extent of the root at
+first, later a number or, inside of a ragged outer loop, an expression.
 
     for io in range(13): tile ii < 8          of an axis with 100 elements becomes
     for io in range(12): tile ii < 8;  for io in range(12, 13): tile ii < 4
 
-Inside of a short tile an unrolled loop may be short itself, then its last, partial step is an ordinary
-(one-trip) loop; lanes of a vector that do not exist are inactive. Inner loops therefore have no conditions.
+Inside of a short tile an unrolled loop may be short itself, then its last, partial step is an
+ordinary (one-trip) loop; lanes of a vector that do not exist are inactive. Inner loops therefore
+have no conditions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mygrad.codegen.actions import LoopAxis, Schedule
-from mygrad.codegen.lower import Pending, Scope
+from mygrad.codegen.scope import Pending, Scope
 from mygrad.codegen.stmt import Accumulator, Block, If, Loop, Put, Stmt, Tile, TileAxis
 from mygrad.expr import Expr, axis, const, floordiv, less, where, wrap
 from mygrad.helpers import ceildiv
@@ -46,16 +47,23 @@ class Emitter:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         # the loops that have a sequential loop over parts of their step
-        self.nested = {p for p in schedule.loops for q in schedule.loops
-                       if q.root is p.root and q.stride < p.stride and not q.is_tile}
+        self.nested = {
+            p
+            for p in schedule.loops
+            for q in schedule.loops
+            if q.root is p.root and q.stride < p.stride and not q.is_tile
+        }
 
     def function(self, root: Scope) -> Block:
-        """The body of the function; what only one thread may do is in a parallel loop of one iteration."""
+        """The body of the function; what only one thread may do is in a parallel loop of one
+        iteration."""
         body = self.block(root, Region({}))
         if not any(isinstance(s, Loop) and s.kind == "parallel" for s in body):
             return body
         alone = axis(self.schedule.next_id, 1)
-        return tuple(Loop(alone, const(0), const(1), "parallel", (s,)) if stores(s) else s for s in body)
+        return tuple(
+            Loop(alone, const(0), const(1), "parallel", (s,)) if stores(s) else s for s in body
+        )
 
     def block(self, scope: Scope, region: Region) -> Block:
         """The inside of a scope."""
@@ -99,18 +107,23 @@ class Emitter:
         """Lockstep: whole steps as one tile, the partial step of an unrolled loop on its own."""
         if loop.kind == "vector":
             inner = self.block(scope, region.inside(loop, 1, tile=True))
-            return [_tile(TileAxis(loop.axis, loop.extent, min(left, loop.extent), "vector"), inner)]
+            return [
+                _tile(TileAxis(loop.axis, loop.extent, min(left, loop.extent), "vector"), inner)
+            ]
         full, rest = divmod(left, loop.stride)
         made: list[Stmt] = []
         if full:
             inner = self.block(scope, region.inside(loop, loop.stride, tile=True))
             made.append(_tile(TileAxis(loop.axis, full, full, "unroll"), inner))
         if rest:
-            made.append(self.run(scope, loop, const(full), const(full + 1), region.inside(loop, rest)))
+            made.append(
+                self.run(scope, loop, const(full), const(full + 1), region.inside(loop, rest))
+            )
         return made
 
     def outer(self, scope: Scope, loop: LoopAxis, region: Region, left: int | Expr) -> list[Stmt]:
-        """A loop with a sequential loop inside over the same root: that one gets a smaller bound."""
+        """A loop with a sequential loop inside over the same root: that one gets a smaller
+        bound."""
         step = loop.stride
         if isinstance(left, int) and left % step == 0:
             return [self.run(scope, loop, const(0), const(left // step), region.inside(loop, step))]

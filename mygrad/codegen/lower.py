@@ -1,24 +1,18 @@
 """Lowering: a scheduled kernel becomes statements.
 
-The rule that places code: every value is computed in the outermost scope where its free axes are bound. For a
-reduction that scope is where its loops open; it holds the accumulator, a nest of loops of its own, and the
-result for everything that comes after. Reductions of one scope that do not need each other and have the same
-loops share them. Stores over several sets of axes share the loops they have in common.
+The rule that places code: every value is computed in the outermost scope where its free axes are
+bound. For a reduction that scope is where its loops open; it holds the accumulator, a nest of loops
+of its own, and the result for everything that comes after. Reductions of one scope that do not need
+each other and have the same loops share them. Stores over several sets of axes share the loops they
+have in common.
 
-    Scope = loop, phases, nests, leaves      one per loop of a nest (and one for the whole function)
-    Phase = lets, accumulators, nests of reductions, combines
-
-The phases of a scope are what must run one after the other: phase p + 1 uses reductions of phase p. After the
-phases come the nests of stores, then the updates and stores of the scope itself. All values are computed before
-any store of the same point, so loads see what was there before the kernel.
-
-This file decides what stands in which scope; `emit.py` turns the tree of scopes into loops and tiles.
+This file decides what stands in which scope (`scope.py`); `emit.py` turns the tree of scopes into
+loops and tiles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from mygrad import dtype as dt
 from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError
@@ -29,8 +23,8 @@ from mygrad.codegen.prepare import (
     prepare,
     staged_loads,
 )
-from mygrad.codegen.stmt import Combine, If, Let, Put, Scratch, Stmt, Update
-from mygrad.dtype import DType
+from mygrad.codegen.scope import Pending, Scope
+from mygrad.codegen.stmt import Combine, If, Let, Put, Stmt, Update
 from mygrad.expr import (
     Expr,
     both,
@@ -47,66 +41,6 @@ from mygrad.kernel import Store, roots_of
 from mygrad.ops import Op
 
 _LEAVES = frozenset({Op.CONST, Op.AXIS, Op.PARAM, Op.VAR})
-
-
-@dataclass(slots=True)
-class Pending:
-    """An accumulator whose tile axes are known when it is emitted; `own` are those of its reduction."""
-
-    name: str
-    dtype: DType
-    op: Op
-    own: tuple[Expr, ...]
-
-
-@dataclass(slots=True)
-class Phase:
-    """What may run together before the next phase."""
-
-    lets: list[Stmt] = field(default_factory=list)
-    accumulators: list[Pending] = field(default_factory=list)
-    nests: dict[LoopAxis, Scope] = field(default_factory=dict)
-    combines: list[Stmt] = field(default_factory=list)
-
-
-class Scope:
-    """The inside of one loop of a nest. `path` are the scopes around it and itself, outermost first."""
-
-    def __init__(self, loop: LoopAxis | None = None, parent: Scope | None = None) -> None:
-        self.loop = loop
-        self.path: tuple[Scope, ...] = (*parent.path, self) if parent else (self,)
-        self.depth = len(self.path) - 1
-        self.positions: dict[Expr, int] = dict(parent.positions) if parent else {}
-        self.phases: list[Phase] = [Phase()]
-        self.nests: dict[LoopAxis, Scope] = {}
-        self.leaves: list[Stmt] = []
-        self.copies: list[tuple[Scratch, dict[LoopAxis, Scope]]] = []  # staged operands
-        self.values: dict[Expr, Expr] = {}  # expression -> the name that holds it
-        self.phase_of: dict[Expr, int] = {}
-        if loop is not None:
-            self.positions[loop.axis] = self.depth
-            if loop.kind == "vector" and any(s.loop and s.loop.kind == "vector" for s in self.path[:-1]):
-                raise ScheduleError(f"{loop.name}: a computation would run over two vector axes")
-
-    def phase(self, number: int) -> Phase:
-        """Phase `number`, made if need be."""
-        while len(self.phases) <= number:
-            self.phases.append(Phase())
-        return self.phases[number]
-
-    def level(self, e: Expr) -> int:
-        """The depth of the outermost scope of the path where all free axes of `e` are bound."""
-        return max((self.positions[a] for a in free_axes(e)), default=0)
-
-    def inside(self, loops: Iterable[LoopAxis], nests: dict[LoopAxis, Scope]) -> Scope:
-        """The scope inside of these loops; the first of them opens in `nests`."""
-        scope = self
-        for loop in loops:
-            if loop not in nests:
-                nests[loop] = Scope(loop, scope)
-            scope = nests[loop]
-            nests = scope.nests
-        return scope
 
 
 class Placer:
@@ -136,7 +70,9 @@ class Placer:
                 affine.append(e.src[0])
             elif e.op not in (Op.REDUCE, Op.SCAN) and all(s in self.pure for s in e.src):
                 self.pure.add(e)
-        self.affine: set[Expr] = set()  # sums and multiples inside of indices, which keep their strides
+        self.affine: set[Expr] = (
+            set()
+        )  # sums and multiples inside of indices, which keep their strides
         while affine:
             e = affine.pop()
             if e not in self.affine and e.op in (Op.ADD, Op.MUL):
@@ -164,7 +100,7 @@ class Placer:
         found = [self.loop_of.get(a) or LoopAxis(f"i{a.arg[0]}", a, a) for a in axes]
         return sorted(found, key=lambda p: self.order.get(p.axis, len(self.order)))
 
-    # --- stores --------------------------------------------------------------------------------------------
+    # --- stores -----------------------------------------------------------------------------------
 
     def place_store(self, store: Store) -> None:
         """Put a store where all of its axes are bound."""
@@ -175,20 +111,25 @@ class Placer:
         scope = self.store_scope(axes_of(store), store.ordered_axes, _scan_axis(store))
         scope.leaves.append(self.put(store, scope))
 
-    def store_scope(self, axes: Iterable[Expr], ordered: tuple[Expr, ...], scanned: Expr | None) -> Scope:
+    def store_scope(
+        self, axes: Iterable[Expr], ordered: tuple[Expr, ...], scanned: Expr | None
+    ) -> Scope:
         """Parallel loops first, ordered ones after the other sequential ones, a scan innermost."""
+
         def rank(p: LoopAxis) -> int:
             if p.axis is scanned:
                 return 3
             if p.kind == "parallel":
                 return 0
             return 2 if p.axis in ordered or (p.is_tile and scanned is not None) else 1
+
         return self.enter(self.root, sorted(self.loops(axes), key=rank), self.root.nests)
 
     def enter(self, scope: Scope, loops: Iterable[LoopAxis], nests: dict[LoopAxis, Scope]) -> Scope:
-        """The scope inside of these loops, with the operands that are staged on the way copied there."""
+        """The scope inside of these loops, with the operands that are staged on the way copied
+        there."""
         inner = scope.inside(loops, nests)
-        for at in inner.path[scope.depth + 1:]:
+        for at in inner.path[scope.depth + 1 :]:
             for staged in self.staged.values():
                 if staged.at is at.loop and all(c is not staged.scratch for c, _ in at.copies):
                     self.copy(staged, at)
@@ -197,10 +138,13 @@ class Placer:
     def copy(self, staged: Staged, at: Scope) -> None:
         """A nest in `at` that copies an operand into scratch memory, contiguous lanes at a time."""
         missing = {p.axis for p in staged.layout} ^ {
-            a for a in free_axes(staged.load) if a not in at.positions}
+            a for a in free_axes(staged.load) if a not in at.positions
+        }
         if missing:
-            raise ScheduleError(f"stage of b{staged.load.arg} at {staged.at.name}: the layout must be the "
-                                f"loops inside that it depends on, and differs by {missing}")
+            raise ScheduleError(
+                f"stage of b{staged.load.arg} at {staged.at.name}: the layout must be the "
+                f"loops inside that it depends on, and differs by {missing}"
+            )
         nests: dict[LoopAxis, Scope] = {}
         at.copies.append((staged.scratch, nests))
         scope = at.inside(sorted(staged.layout, key=lambda p: p.is_tile), nests)
@@ -215,37 +159,57 @@ class Placer:
     def put(self, store: Store, scope: Scope) -> Put:
         """The store with its values in place."""
         valid = None if store.valid is None else self.place(store.valid, scope)
-        return Put(store.slot, self.place(store.index, scope), self.place(store.value, scope), valid,
-                   store.mode)
+        return Put(
+            store.slot,
+            self.place(store.index, scope),
+            self.place(store.value, scope),
+            valid,
+            store.mode,
+        )
 
     def blocked_reduction(self, store: Store) -> tuple[Expr, list[LoopAxis]] | None:
-        """The reduction of which some loops are scheduled outside of sequential loops of the store."""
+        """The reduction of which some loops are scheduled outside of sequential loops of the
+        store."""
         sequential = [self.order[p.axis] for p in self.loops(axes_of(store)) if p.kind == "seq"]
         last = max(sequential, default=-1)
         for e in toposort(roots_of(store)):
             if e.op is Op.REDUCE:
-                outside = [p for p in self.loops(e.arg[1]) if self.order.get(p.axis, last) < last
-                           and not p.is_tile]
+                outside = [
+                    p
+                    for p in self.loops(e.arg[1])
+                    if self.order.get(p.axis, last) < last and not p.is_tile
+                ]
                 if outside:
                     self.check_blocked(store, e)
                     return e, outside
         return None
 
     def check_blocked(self, store: Store, e: Expr) -> None:
-        """Partial results live in the output: it must be the only one, and depend on this sum alone."""
+        """Partial results live in the output: it must be the only one, and depend on this sum
+        alone."""
+
         def refuse(condition: bool, why: str) -> None:
             if condition:
-                raise ScheduleError(f"a loop of {e.arg[0]} outside of the loops of its store: {why}")
+                raise ScheduleError(
+                    f"a loop of {e.arg[0]} outside of the loops of its store: {why}"
+                )
+
         nodes = toposort(roots_of(store))
         refuse(len(self.stores) != 1, "the kernel has several stores")
         refuse(store.mode != "set" or store.valid is not None, "the store is no plain one")
-        refuse(any(n.op in (Op.REDUCE, Op.SCAN) and n is not e for n in nodes), "it is not the only one")
-        refuse(e.dtype is not store.value.dtype, "the partial result has another type than the output")
+        refuse(
+            any(n.op in (Op.REDUCE, Op.SCAN) and n is not e for n in nodes),
+            "it is not the only one",
+        )
+        refuse(
+            e.dtype is not store.value.dtype, "the partial result has another type than the output"
+        )
         refuse(free_axes(e) != axes_of(store), "it does not have all axes of the store")
         refuse(any(n.op is Op.LOAD and n.arg == store.slot for n in nodes), "the output is read")
 
     def place_blocked(self, store: Store, e: Expr, outside: list[LoopAxis]) -> None:
-        """for k: for i: out[i] = a if k == 0; out[i] + a if k > 0; epilogue(out[i] + a) if k is the last."""
+        """for k: for i: out[i] = a if k == 0; out[i] + a if k > 0; epilogue(out[i] + a) if k is the
+        last."""
         op, axes = e.arg
         inner = tuple(a for a in axes if all(p.axis is not a for p in outside))
         part = reduce(op, e.src[0], inner) if inner else e.src[0]
@@ -267,10 +231,11 @@ class Placer:
             later = (If(last, finish, later),)
         scope.leaves.append(If(first, (Put(store.slot, index, here),), later))
 
-    # --- values --------------------------------------------------------------------------------------------
+    # --- values -----------------------------------------------------------------------------------
 
     def place(self, root: Expr, scope: Scope) -> Expr:
-        """The expression as it stands in `scope`, everything that belongs further out being bound there."""
+        """The expression as it stands in `scope`, everything that belongs further out being bound
+        there."""
         done: dict[Expr, Expr] = {}
         for e in self.pending(root, scope, done):
             home = scope.path[scope.level(e)]
@@ -283,8 +248,8 @@ class Placer:
         return done[root]
 
     def pending(self, root: Expr, scope: Scope, done: dict[Expr, Expr]) -> list[Expr]:
-        """What is not yet bound on the path, operands first; bodies of reductions and scans, and what
-            is staged, are not entered."""
+        """What is not yet bound on the path, operands first; bodies of reductions and scans, and
+        what is staged, are not entered."""
         order: list[Expr] = []
         state: dict[Expr, bool] = {}
         work = [root]
@@ -334,8 +299,8 @@ class Placer:
         return rebuild(e, tuple(src))
 
     def worth_a_name(self, e: Expr) -> bool:
-        """Whether a value that is shared or belongs further out is bound there; index arithmetic over tile
-        axes is not, because renderers want to see its strides."""
+        """Whether a value that is shared or belongs further out is bound there; index arithmetic
+        over tile axes is not, because renderers want to see its strides."""
         if e.op in _LEAVES or e.op in (Op.REDUCE, Op.SCAN) or e in self.affine or e in self.unnamed:
             return False
         return not (e in self.pure and free_axes(e) & self.tile_axes)
@@ -351,7 +316,7 @@ class Placer:
             home.phase(home.phase_of.get(e, 0)).lets.append(Let(name, value))
         return found
 
-    # --- reductions and scans ------------------------------------------------------------------------------
+    # --- reductions and scans ---------------------------------------------------------------------
 
     def place_reduce(self, e: Expr, home: Scope) -> Expr:
         """Open the loops of a reduction in its home; its result is a name from there on."""
@@ -373,7 +338,8 @@ class Placer:
         return result
 
     def reduce_phase(self, e: Expr, home: Scope) -> int:
-        """The first phase in which every reduction of the same scope that `e` needs has its result."""
+        """The first phase in which every reduction of the same scope that `e` needs has its
+        result."""
         number = 0
         for n in toposort(e.src):
             if n.op is not Op.REDUCE or not all(a in home.positions for a in free_axes(n)):

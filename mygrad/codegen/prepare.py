@@ -1,10 +1,11 @@
 """The first pass of lowering: a scheduled kernel in terms of its loops.
 
-    kernel.axes, REDUCE(op, axes), SCAN(op, axis, bound)  ->  the same with the loops of the schedule
+    kernel.axes, REDUCE(op, axes), SCAN(op, axis, bound)  ->  the same, over the schedule's loops
 
-Afterwards no axis of extent 0 or 1 is left, every root axis is written as the sum of its loops, a REDUCE lists
-loops, every load is safe to execute wherever its axes are bound, and the only SCANs are those that a single
-accumulator can carry along the innermost loop of their store (others became reductions with a condition).
+Afterwards no axis of extent 0 or 1 is left, every root axis is written as the sum of its loops, a
+REDUCE lists loops, every load is safe to execute wherever its axes are bound, and the only SCANs
+are those that a single accumulator can carry along the innermost loop of their store (others became
+reductions with a condition).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from mygrad.ops import Op
 
 
 def prepare(schedule: Schedule) -> list[Store]:
-    """The stores of the kernel over the loops of the schedule; those that run over an empty axis are gone."""
+    """The stores of the kernel over the loops of the schedule; those that run over an empty axis
+    are gone."""
     alive = [s for s in schedule.kernel.stores if all(a.arg[1] > 0 for a in store_axes(s))]
     carried = _carried_scans(alive)
     mapping = _axis_values(schedule, carried)
@@ -44,13 +46,21 @@ def prepare(schedule: Schedule) -> list[Store]:
     for e in nodes:
         if e not in mapping:
             mapping[e] = _convert(schedule, e, mapping, carried)
-    return [replace(store, index=mapping[store.index], value=mapping[store.value],
-                    valid=None if store.valid is None else mapping[store.valid],
-                    ordered_axes=_loop_axes(schedule, store.ordered_axes)) for store in alive]
+    return [
+        replace(
+            store,
+            index=mapping[store.index],
+            value=mapping[store.value],
+            valid=None if store.valid is None else mapping[store.valid],
+            ordered_axes=_loop_axes(schedule, store.ordered_axes),
+        )
+        for store in alive
+    ]
 
 
 def _axis_values(schedule: Schedule, carried: dict[Expr, Expr]) -> dict[Expr, Expr]:
-    """Every root axis as the sum of its loops; the bound of a carried scan is the axis it runs along."""
+    """Every root axis as the sum of its loops; the bound of a carried scan is the axis it runs
+    along."""
     mapping: dict[Expr, Expr] = {}
     roots = {p.root for p in schedule.loops}
     for root in roots:
@@ -61,8 +71,8 @@ def _axis_values(schedule: Schedule, carried: dict[Expr, Expr]) -> dict[Expr, Ex
 
 
 def _carried_scans(stores: list[Store]) -> dict[Expr, Expr]:
-    """bound -> axis for the scans that one accumulator can carry: those of a store that scans along a single
-    axis, outside of every other scan and reduction."""
+    """bound -> axis for the scans that one accumulator can carry: those of a store that scans along
+    a single axis, outside of every other scan and reduction."""
     along: dict[Expr, Expr] = {}
     refused: set[Expr] = set()
     for store in stores:
@@ -76,8 +86,9 @@ def _carried_scans(stores: list[Store]) -> dict[Expr, Expr]:
 
 
 def _nested(store: Store) -> bool:
-    inside = toposort([s for e in toposort(roots_of(store)) if e.op in (Op.REDUCE, Op.SCAN)
-                       for s in e.src])
+    inside = toposort(
+        [s for e in toposort(roots_of(store)) if e.op in (Op.REDUCE, Op.SCAN) for s in e.src]
+    )
     return any(e.op is Op.SCAN for e in inside)
 
 
@@ -85,7 +96,9 @@ def _loop_axes(schedule: Schedule, roots: tuple[Expr, ...]) -> tuple[Expr, ...]:
     return tuple(p.axis for p in schedule.loops if p.root in roots)
 
 
-def _convert(schedule: Schedule, e: Expr, done: dict[Expr, Expr], carried: dict[Expr, Expr]) -> Expr:
+def _convert(
+    schedule: Schedule, e: Expr, done: dict[Expr, Expr], carried: dict[Expr, Expr]
+) -> Expr:
     if e.op is Op.AXIS:  # no loop: extent 1, or the bound axis of a scan that becomes a reduction
         return const(0) if e.arg[1] <= 1 else e
     src = tuple(done[s] for s in e.src)
@@ -118,7 +131,8 @@ def _convert_scan(e: Expr, body: Expr, done: dict[Expr, Expr], carried: dict[Exp
 
 
 def guarded_load(e: Expr, src: tuple[Expr, ...], buffers: tuple[BufferInfo, ...]) -> Expr:
-    """The load with loads inside of its index made safe: they may be out of bounds where it is not valid."""
+    """The load with loads inside of its index made safe: they may be out of bounds where it is not
+    valid."""
     if len(src) == 1 or not any(_may_leave(n, buffers) for n in toposort([src[0]])):
         return load(e.arg, e.dtype, *src)
     valid = src[1]
@@ -131,7 +145,9 @@ def guarded_load(e: Expr, src: tuple[Expr, ...], buffers: tuple[BufferInfo, ...]
             own = both(inner[1], valid) if len(inner) == 2 else valid
             safe[n] = load(n.arg, n.dtype, inner[0], own)
         else:
-            safe[n] = n if all(a is b for a, b in zip(inner, n.src, strict=True)) else rebuild(n, inner)
+            safe[n] = (
+                n if all(a is b for a, b in zip(inner, n.src, strict=True)) else rebuild(n, inner)
+            )
     return load(e.arg, e.dtype, safe[src[0]], valid)
 
 
@@ -150,7 +166,7 @@ def combine(op: Op, a: Expr, b: Expr) -> Expr:
     return alu(op, a, b)
 
 
-# --- staged operands -------------------------------------------------------------------------------------
+# --- staged operands ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Which operands the default schedule copies into scratch memory, and where.
 
-A copy pays where it is read many times, and where the operand is hard to read in place: it does not fit in the
-cache, its rows are a large power of two apart (then they fall on each other in the cache), its lanes are not
-contiguous, or a condition guards it. The copy has the order in which the tiles read it, and no conditions.
+A copy pays where it is read many times, and where the operand is hard to read in place: it does not
+fit in the cache, its rows are a large power of two apart (then they fall on each other in the
+cache), its lanes are not contiguous, or a condition guards it. The copy has the order in which the
+tiles read it, and no conditions.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places
 def stages_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> list[Stage]:
     """The copies for the loads of one nest."""
     loops = [p for p in scheduled.loops if p.root in nest.axes]
-    return [stage for access in nest.accesses if access.can_stage and _is_awkward(nest, tile, access, target)
-            for stage in _stage(nest, access, loops, target)]
+    return [
+        stage
+        for access in nest.accesses
+        if access.can_stage and _is_awkward(nest, tile, access, target)
+        for stage in _stage(nest, access, loops, target)
+    ]
 
 
 def _is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
@@ -29,14 +34,19 @@ def _is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
     if vector is None or vector in nest.reduced or access.strides.get(vector, 0) == 0:
         return False
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
-    return (access.strides[vector] != 1 or access.guarded or access.nbytes > target.l2_bytes // 2
-            or any(step and step % ALIASED == 0 for step in steps))
+    return (
+        access.strides[vector] != 1
+        or access.guarded
+        or access.nbytes > target.l2_bytes // 2
+        or any(step and step % ALIASED == 0 for step in steps)
+    )
 
 
 def _stage(nest: Nest, access: Access, loops: list[LoopAxis], target: Target) -> list[Stage]:
-    """At the outermost loop inside of which the copy fits in half of the second cache and is used again."""
+    """At the outermost loop inside of which the copy fits in half of the second cache and is used
+    again."""
     for n, at in enumerate(loops):
-        inner = loops[n + 1:]
+        inner = loops[n + 1 :]
         if at.is_tile or at.root in nest.reduced:
             break
         layout = [p for p in inner if access.strides.get(p.root, 0) != 0]

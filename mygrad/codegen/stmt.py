@@ -1,49 +1,54 @@
 """Statements: loops made explicit. What lowering produces and every renderer reads.
 
     Block = (Stmt, ...)
-    Stmt  = Loop(axis, low, high, kind, body)      for axis in range(low, high); kind: seq | parallel
-          | Tile(axes, body)                       run the body for all points of the tile axes in lockstep
+    Stmt  = Loop(axis, low, high, kind, body)      for axis in range(low, high); kind seq, parallel
+          | Tile(axes, body)                       the body for all points of the axes in lockstep
           | Let(name, value)                       bind a value; scope: the rest of the block
-          | Accumulator(name, dtype, op, axes)     cells for all points of these enclosing tile axes, set to
-                                                   the identity of op (0, 1, or the smallest value)
+          | Accumulator(name, dtype, op, axes)     cells for all points of the axes, set to the
+                                                   identity of op (0, 1, or the smallest value)
           | Update(name, value)                    cell = cell op value, for every point of the tile
-          | Combine(name, accumulator, axes)       bind name to the cells combined over some of their tile axes
-          | Scratch(name, dtype, size, memory)     an array alive for the rest of the block; private | shared
+          | Combine(name, accumulator, axes)       bind name to the cells combined over axes
+          | Scratch(name, dtype, size, memory)     an array until the block ends; private, shared
           | Put(target, index, value, valid, mode) store to a buffer slot or a scratch name
           | If(condition, body, otherwise)         the condition depends on no vector axis
           | Barrier()                              all threads of the group arrive (GPU)
     TileAxis = (axis, extent, active, kind)        kind: unroll | vector
 
-Values are `Expr` with these leaves in addition: VAR(name) for a Let, a Combine, or the current cell of an
-accumulator; AXIS for loop and tile variables; LOAD may name a scratch array instead of a slot.
+Values are `Expr` with these leaves in addition: VAR(name) for a Let, a Combine, or the current cell
+of an accumulator; AXIS for loop and tile variables; LOAD may name a scratch array instead of a
+slot.
 
-Meaning of Tile. Every value inside depends on a set of tile axes. A value has one copy for each combination
-of the *unroll* axes it depends on; it is a vector if it depends on the *vector* axis (at most one is in scope),
-and a scalar otherwise, splat where it meets a vector. Loads are therefore shared by index: in a matmul tile
-(mi, nu, nv) the load of A[m, k] depends on mi alone and happens once per mi, that of B[k, n] once per (nu), as
-a vector, and the product once per (mi, nu). Nothing in this language has an object per lane or per copy; the
-renderer makes the copies, as text. Loops inside a tile have bounds that do not depend on tile axes. Tiles nest:
+Meaning of Tile. Every value inside depends on a set of tile axes. A value has one copy for each
+combination of the *unroll* axes it depends on; it is a vector if it depends on the *vector* axis
+(at most one is in scope), and a scalar otherwise, splat where it meets a vector. Loads are
+therefore shared by index: in a matmul tile (mi, nu, nv) the load of A[m, k] depends on mi alone and
+happens once per mi, that of B[k, n] once per (nu), as a vector, and the product once per (mi, nu).
+Nothing in this language has an object per lane or per copy; the renderer makes the copies, as text.
+Loops inside a tile have bounds that do not depend on tile axes. Tiles nest:
 the inner one adds axes.
 
-A vector axis has `extent` lanes of which the first `active` exist. Nothing is loaded or stored for the others;
-an Update leaves their cells alone, and Combine ignores them because they still hold the identity. For an unroll
-axis active = extent.
+A vector axis has `extent` lanes of which the first `active` exist. Nothing is loaded or stored for
+the others; an Update leaves their cells alone, and Combine ignores them because they still hold the
+identity. For an unroll axis active = extent.
 
-Extents. A tile axis has the same kind wherever it occurs in a function. Its AXIS carries the full extent; a
-vector TileAxis always has that extent (a power of two), an unroll TileAxis in a remainder may have fewer copies.
-In a remainder an unroll axis may also be the variable of an ordinary (one-trip) Loop, and not a tile axis.
+Extents. A tile axis has the same kind wherever it occurs in a function. Its AXIS carries the full
+extent; a vector TileAxis always has that extent (a power of two), an unroll TileAxis in a remainder
+may have fewer copies. In a remainder an unroll axis may also be the variable of an ordinary
+(one-trip) Loop, and not a tile axis.
 
-Accumulators. The axes of an accumulator are tile axes around its declaration, or around its Updates (a vectorised
-reduction is declared outside of the loop, updated in tiles inside of it, and combined after it). There is one
-cell for each point of the full extents of its axes. An Update changes the cells of the current point; along an
-axis of the accumulator that no tile around the Update has, the cell of index 0. A cell that a value does not
-index by some tile axis of the Update is updated once for each point of those axes (so a scalar accumulator
-inside a vector tile is an error: it must have the vector axis). VAR of an accumulator is the current cell.
-A Combine binds one value for each point of the accumulator's other axes.
+Accumulators. The axes of an accumulator are tile axes around its declaration, or around its Updates
+(a vectorised reduction is declared outside of the loop, updated in tiles inside of it, and combined
+after it). There is one cell for each point of the full extents of its axes. An Update changes the
+cells of the current point; along an axis of the accumulator that no tile around the Update has, the
+cell of index 0. A cell that a value does not index by some tile axis of the Update is updated once
+for each point of those axes (so a scalar accumulator inside a vector tile is an error: it must have
+the vector axis). VAR of an accumulator is the current cell. A Combine binds one value for each
+point of the accumulator's other axes.
 
-A VAR in an index may depend on tile axes (its Let's value says which): such an index has no known stride.
-With a parallel loop in the function, every Put to a buffer is inside a parallel loop; what stands outside of
-them is run by every thread. There may be several parallel loops, one after the other, in any order.
+A VAR in an index may depend on tile axes (its Let's value says which): such an index has no known
+stride. With a parallel loop in the function, every Put to a buffer is inside a parallel loop; what
+stands outside of them is run by every thread. There may be several parallel loops, one after the
+other, in any order.
 """
 
 from __future__ import annotations
@@ -99,7 +104,8 @@ class Let:
 
 @dataclass(frozen=True)
 class Accumulator:
-    """Cells, one for each point of the tile `axes` (AXIS expressions), holding the identity of `op`."""
+    """Cells, one for each point of the tile `axes` (AXIS expressions), holding the identity of
+    `op`."""
 
     name: str
     dtype: DType
@@ -172,7 +178,7 @@ class Function:
     body: Block
 
 
-# --- printing --------------------------------------------------------------------------------------------
+# --- printing -------------------------------------------------------------------------------------
 
 
 def text(function: Function) -> str:
@@ -182,8 +188,10 @@ def text(function: Function) -> str:
       for i0 in 0..6
         put b0[i0] = b1[i0] + b1[i0]
     """
-    arguments = [f"b{slot}: {dtype.name}[{size}]{' out' if written else ''}"
-                 for slot, (dtype, size, written) in enumerate(function.buffers)]
+    arguments = [
+        f"b{slot}: {dtype.name}[{size}]{' out' if written else ''}"
+        for slot, (dtype, size, written) in enumerate(function.buffers)
+    ]
     lines = [f"function {function.name}({', '.join([*arguments, *function.params])})"]
     work: list[tuple[int, Stmt | str]] = [(1, s) for s in reversed(function.body)]
     while work:
@@ -202,8 +210,11 @@ def _line(s: Stmt) -> str:
         kind = "" if s.kind == "seq" else f"{s.kind} "
         return f"{kind}for {s.axis} in {s.low}..{s.high}"
     if isinstance(s, Tile):
-        parts = [f"{t.kind} {t.axis} < {t.extent}" + ("" if t.active == t.extent else f" ({t.active} active)")
-                 for t in s.axes]
+        parts = [
+            f"{t.kind} {t.axis} < {t.extent}"
+            + ("" if t.active == t.extent else f" ({t.active} active)")
+            for t in s.axes
+        ]
         return f"tile {', '.join(parts)}"
     if isinstance(s, Put):
         name = s.target if isinstance(s.target, str) else f"b{s.target}"
@@ -233,7 +244,7 @@ def _list(axes: tuple[Expr, ...]) -> str:
     return "[" + ", ".join(map(str, axes)) + "]"
 
 
-# --- verification ----------------------------------------------------------------------------------------
+# --- verification ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -260,7 +271,9 @@ def verify(function: Function) -> None:
         scope = _Scope(dict(scope.names), scope.axes, scope.tiles, scope.parallel, scope.top)
         for s in block:
             for problem in _problems(s, scope, shared):
-                raise InternalError(f"{function.name}: {problem}, in\n  {_line(s)}\nof\n{text(function)}")
+                raise InternalError(
+                    f"{function.name}: {problem}, in\n  {_line(s)}\nof\n{text(function)}"
+                )
             work += _inner(s, scope)
             if isinstance(s, (Let, Accumulator, Combine, Scratch)):
                 scope.names[s.name] = s
@@ -278,12 +291,8 @@ def _values(s: Stmt) -> list[Expr]:
 
 def _problems(s: Stmt, scope: _Scope, shared: bool) -> Iterator[str]:
     for e in toposort(_values(s)):
-        if e.op is Op.AXIS and e not in scope.axes:
-            yield f"axis {e} is not bound"
-        elif e.op is Op.VAR and e.arg not in scope.names:
-            yield f"{e.arg} is not bound"
-        elif e.op is Op.LOAD and isinstance(e.arg, str) and e.arg not in scope.names:
-            yield f"scratch {e.arg} does not exist"
+        if _is_unbound(e, scope):
+            yield f"{expr_text(e)} is not bound"
         elif e.op in (Op.REDUCE, Op.SCAN):
             yield f"{e.op} is left"
     if isinstance(s, Loop):
@@ -291,18 +300,28 @@ def _problems(s: Stmt, scope: _Scope, shared: bool) -> Iterator[str]:
     elif isinstance(s, Tile):
         yield from _tile_problems(s, scope)
     elif isinstance(s, (Update, Combine)):
-        name = s.name if isinstance(s, Update) else s.accumulator
-        declared = scope.names.get(name)
-        if not isinstance(declared, Accumulator):
-            yield f"{name} is no accumulator"
-        elif isinstance(s, Update) and any(
-                t.kind == "vector" and t.axis not in declared.axes for t in scope.tiles.values()):
-            yield f"{name} lacks the vector axis"
+        yield from _accumulator_problems(s, scope)
     elif isinstance(s, Put):
         if s.mode not in SCATTER_MODES:
             yield f"mode {s.mode!r}"
         if shared and not scope.parallel and isinstance(s.target, int):
             yield "every thread would store"
+
+
+def _is_unbound(e: Expr, scope: _Scope) -> bool:
+    if e.op is Op.AXIS:
+        return e not in scope.axes
+    return (e.op is Op.VAR or isinstance(e.arg, str)) and e.arg not in scope.names
+
+
+def _accumulator_problems(s: Update | Combine, scope: _Scope) -> Iterator[str]:
+    name = s.name if isinstance(s, Update) else s.accumulator
+    declared = scope.names.get(name)
+    vectors = [t.axis for t in scope.tiles.values() if t.kind == "vector"]
+    if not isinstance(declared, Accumulator):
+        yield f"{name} is no accumulator"
+    elif isinstance(s, Update) and any(a not in declared.axes for a in vectors):
+        yield f"{name} lacks the vector axis"
 
 
 def _loop_problems(s: Loop, scope: _Scope) -> Iterator[str]:
@@ -337,6 +356,8 @@ def _inner(s: Stmt, scope: _Scope) -> list[tuple[Block, _Scope]]:
         tiles = {**scope.tiles, **{t.axis: t for t in s.axes}}
         return [(s.body, _Scope(names, axes, tiles, scope.parallel, False))]
     if isinstance(s, If):
-        return [(b, _Scope(names, scope.axes, scope.tiles, scope.parallel, False))
-                for b in (s.body, s.otherwise)]
+        return [
+            (b, _Scope(names, scope.axes, scope.tiles, scope.parallel, False))
+            for b in (s.body, s.otherwise)
+        ]
     return []

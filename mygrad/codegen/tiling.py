@@ -14,16 +14,20 @@ from mygrad.ops import ALU, TRANSCENDENTAL, Op
 from mygrad.program import Target
 
 SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
-STRIDED_STORE = 1.2  # parts of lines are written many times, where a gather reads them from the cache
+STRIDED_STORE = (
+    1.2  # parts of lines are written many times, where a gather reads them from the cache
+)
 COPIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 VECTORS = (1, 2, 3, 4)
+SPARE = 4  # registers for spread scalars and constants
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
 MAX_LANES = {"opencl": 16}
 
 
 @dataclass
 class Access:
-    """A load or store: how far it moves along each axis of its nest; None where that is no constant."""
+    """A load or store: how far it moves along each axis of its nest; None where that is no
+    constant."""
 
     strides: dict[Expr, int | None]
     itemsize: int
@@ -43,14 +47,16 @@ class Access:
         return lanes * (STRIDED_STORE if self.stores else 1.0)
 
     def packed_cost(self, nest: Nest, axis: Expr, lanes: int, target: Target) -> float:
-        """Of one vector along `axis` if the operand may be staged: a copy, shared by all that read it."""
+        """Of one vector along `axis` if the operand may be staged: a copy, shared by all that read
+        it."""
         cost = self.cost(axis, lanes)
         copied = prod(a.arg[1] for a in nest.reduced if self.strides.get(a, 0) != 0)
         fits = copied * lanes * max(VECTORS) * self.itemsize <= target.l2_bytes // 2
         if cost <= 1.0 or not self.can_stage or not fits or axis.arg[1] <= lanes * max(VECTORS):
             return cost
-        uses = prod(a.arg[1] for a in nest.axes
-                    if a not in nest.reduced and self.strides.get(a, 0) == 0)
+        uses = prod(
+            a.arg[1] for a in nest.axes if a not in nest.reduced and self.strides.get(a, 0) == 0
+        )
         return min(cost, 1.0 + cost / uses)
 
 
@@ -73,8 +79,8 @@ class Nest:
         return prod(a.arg[1] for a in self.axes) * max(self.operations, 1)
 
     def moved(self, axis: Expr, tile: Tile) -> float:
-        """Elements that a step along `axis` has to fetch anew; for a nest without a reduction, the shortest
-        way that any access moves, so that contiguous axes are innermost."""
+        """Elements that a step along `axis` has to fetch anew; for a nest without a reduction, the
+        shortest way that any access moves, so that contiguous axes are innermost."""
         if axis in self.reduced or not self.reduced:
             steps = [abs(a.strides.get(axis) or 0) * tile.size(axis) for a in self.accesses]
             return float(min((s for s in steps if s), default=0))
@@ -83,7 +89,8 @@ class Nest:
         for access in self.accesses:
             if access.strides.get(axis, 0) != 0 and not access.stores:
                 total += prod(a.arg[1] for a in inside if access.strides.get(a, 0) != 0) * prod(
-                    tile.size(a) for a in self.axes if access.strides.get(a, 0) != 0)
+                    tile.size(a) for a in self.axes if access.strides.get(a, 0) != 0
+                )
         return total
 
 
@@ -99,7 +106,7 @@ class Tile:
         return self.lanes.get(axis, 1) * self.copies.get(axis, 1)
 
 
-# --- nests -----------------------------------------------------------------------------------------------
+# --- nests ----------------------------------------------------------------------------------------
 
 
 def nests_of(kernel: Kernel) -> list[Nest]:
@@ -115,8 +122,13 @@ def nests_of(kernel: Kernel) -> list[Nest]:
         if e.op is Op.REDUCE:
             order = sorted(free_axes(e.src[0]) | set(e.arg[1]), key=lambda a: a.arg[0])
             nest = _nest(kernel, [e.src[0]], tuple(order), e.arg[1], e.dtype)
-            nest.results = [x for n in nests if free_axes(e) <= frozenset(n.axes)
-                            for x in n.accesses if x.stores]
+            nest.results = [
+                x
+                for n in nests
+                if free_axes(e) <= frozenset(n.axes)
+                for x in n.accesses
+                if x.stores
+            ]
             nests.append(nest)
     reads: dict[int, int] = {}
     for access in (x for n in nests for x in n.accesses):
@@ -126,8 +138,13 @@ def nests_of(kernel: Kernel) -> list[Nest]:
     return [n for n in nests if all(a.arg[1] > 0 for a in n.axes)]
 
 
-def _nest(kernel: Kernel, roots: list[Expr], axes: tuple[Expr, ...], reduced: tuple[Expr, ...],
-          dtype: dt.DType) -> Nest:
+def _nest(
+    kernel: Kernel,
+    roots: list[Expr],
+    axes: tuple[Expr, ...],
+    reduced: tuple[Expr, ...],
+    dtype: dt.DType,
+) -> Nest:
     accesses: list[Access] = []
     operations, size, heavy, carries = 0, dtype.itemsize, False, False
     for e in _own_nodes(roots):
@@ -141,16 +158,31 @@ def _nest(kernel: Kernel, roots: list[Expr], axes: tuple[Expr, ...], reduced: tu
             if e.dtype.is_float:
                 size = max(size, e.dtype.itemsize)
     axes = tuple(a for a in axes if a.arg[1] != 1)
-    return Nest(axes, tuple(a for a in reduced if a.arg[1] != 1), accesses, [], max(size, 1), operations,
-                heavy, carries)
+    return Nest(
+        axes,
+        tuple(a for a in reduced if a.arg[1] != 1),
+        accesses,
+        [],
+        max(size, 1),
+        operations,
+        heavy,
+        carries,
+    )
 
 
 def _load(kernel: Kernel, e: Expr, axes: tuple[Expr, ...]) -> Access:
     along = {a: stride(e.src[0], a) for a in axes}
     plain = all(n.op not in (Op.LOAD, Op.REDUCE, Op.SCAN) for n in toposort(e.src))
     info = kernel.buffers[e.arg]
-    return Access(along, e.dtype.itemsize, False, e.arg, info.size * e.dtype.itemsize, len(e.src) > 1,
-                  plain and not info.written)
+    return Access(
+        along,
+        e.dtype.itemsize,
+        False,
+        e.arg,
+        info.size * e.dtype.itemsize,
+        len(e.src) > 1,
+        plain and not info.written,
+    )
 
 
 def _own_nodes(roots: Iterable[Expr]) -> list[Expr]:
@@ -166,13 +198,14 @@ def _own_nodes(roots: Iterable[Expr]) -> list[Expr]:
     return list(seen)
 
 
-# --- the vector axis -------------------------------------------------------------------------------------
+# --- the vector axis ------------------------------------------------------------------------------
 
 
-def tile_of(nest: Nest, tile: Tile, fixed: frozenset[Expr], scalar: frozenset[Expr],
-            target: Target) -> None:
-    """Choose what is not chosen yet about the axes of a nest; writes it into `tile`. Axes that are `fixed` run
-    in order, those that are `scalar` have no lanes."""
+def tile_of(
+    nest: Nest, tile: Tile, fixed: frozenset[Expr], scalar: frozenset[Expr], target: Target
+) -> None:
+    """Choose what is not chosen yet about the axes of a nest; writes it into `tile`. Axes that are
+    `fixed` run in order, those that are `scalar` have no lanes."""
     chosen = next((a for a in nest.axes if a in tile.lanes), None)
     if chosen is None:
         lanes = _lanes(nest, target)
@@ -218,7 +251,7 @@ def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr], target: Target
     return best
 
 
-# --- the register tile -----------------------------------------------------------------------------------
+# --- the register tile ----------------------------------------------------------------------------
 
 
 def _copies(nest: Nest, axis: Expr, lanes: int, wanted: int) -> int:
@@ -235,8 +268,9 @@ def _copies(nest: Nest, axis: Expr, lanes: int, wanted: int) -> int:
     return min(wanted, vectors) if vectors >= 4 * wanted or vectors <= wanted else 1
 
 
-def _register_tile(nest: Nest, tile: Tile, vector: Expr | None, fixed: frozenset[Expr],
-                   target: Target) -> None:
+def _register_tile(
+    nest: Nest, tile: Tile, vector: Expr | None, fixed: frozenset[Expr], target: Target
+) -> None:
     """Copies of output axes that share loads, as many as there are registers; without any, several
     accumulators along the vector."""
     spatial = [a for a in nest.axes if a not in nest.reduced and a not in fixed and a is not vector]
@@ -258,8 +292,13 @@ def _register_tile(nest: Nest, tile: Tile, vector: Expr | None, fixed: frozenset
         tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
 
 
-def _tile_cost(nest: Nest, tile: Tile, vector: Expr | None, chosen: tuple[tuple[Expr, int], ...],
-               target: Target) -> float:
+def _tile_cost(
+    nest: Nest,
+    tile: Tile,
+    vector: Expr | None,
+    chosen: tuple[tuple[Expr, int], ...],
+    target: Target,
+) -> float:
     """Loads for each multiply-add, with what is lost in remainders and to latency."""
     cells = prod(c for _, c in chosen)
     width = tile.lanes[vector] if vector is not None else 1
@@ -273,7 +312,7 @@ def _tile_cost(nest: Nest, tile: Tile, vector: Expr | None, chosen: tuple[tuple[
         loads += made * max(along, 1.0)
         if along != SPLAT:
             live = max(live, made)
-    if (cells + min(live, 4)) * registers + 2 > target.vector_registers:
+    if (cells + min(live, 4)) * registers + SPARE > target.vector_registers:
         return 1e9 + cells
     waste = 1.0
     for a, c in chosen:

@@ -1,0 +1,219 @@
+"""Schedule actions: what they do to the loops, what they refuse, and that they are data."""
+
+from __future__ import annotations
+
+import pytest
+
+from mygrad import codegen
+from mygrad import dtype as dt
+from mygrad.codegen.actions import (
+    Parallel,
+    Reorder,
+    Schedule,
+    ScheduleError,
+    Split,
+    Stage,
+    Unroll,
+    Vectorize,
+    apply,
+    definition,
+    start,
+)
+from mygrad.errors import CompileError, InternalError
+from mygrad.expr import alu, axis, load, reduce, scan
+from mygrad.kernel import BufferInfo, Kernel, Store
+from mygrad.ops import Op
+from mygrad.program import Target
+
+F = dt.float32
+
+
+def matmul(m: int = 20, n: int = 30, k: int = 40) -> Kernel:
+    i, j, r = axis(0, m), axis(1, n), axis(2, k)
+    product = alu(Op.MUL, load(1, F, i * k + r), load(2, F, r * n + j))
+    store = Store(0, i * n + j, reduce(Op.ADD, product, (r,)))
+    sizes = ((m * n, True), (m * k, False), (k * n, False))
+    return Kernel(
+        "matmul", (i, j), (store,), tuple(BufferInfo(F, size, out) for size, out in sizes)
+    )
+
+
+def running_sum() -> Kernel:
+    i, bound = axis(0, 32), axis(1, 32)
+    store = Store(0, i, scan(Op.ADD, load(1, F, bound), i, bound))
+    return Kernel("sum", (i,), (store,), (BufferInfo(F, 32, True), BufferInfo(F, 32)))
+
+
+def names(schedule: Schedule) -> list[str]:
+    return [p.name for p in schedule.loops]
+
+
+def test_the_start_lists_outputs_then_reductions_without_trivial_axes() -> None:
+    assert names(start(matmul())) == ["i0", "i1", "i2"]
+    assert names(start(matmul(n=1, k=1))) == ["i0"]
+    assert names(start(matmul(m=0))) == ["i1", "i2"]
+
+
+def test_split_keeps_the_value_of_the_axis() -> None:
+    schedule = apply(start(matmul()), (Split("i0", 8), Split("i0i", 2)))
+    assert names(schedule) == ["i0o", "i0io", "i0ii", "i1", "i2"]
+    assert [(p.extent, p.stride) for p in schedule.loops[:3]] == [(3, 8), (4, 2), (2, 1)]
+    value = definition(schedule, schedule.kernel.axes[0])
+    assert value is sum(
+        (p.axis * p.stride for p in schedule.loops[:3]), start=0 * schedule.loops[0].axis
+    )
+
+
+def test_split_by_more_than_the_extent_has_no_outer_loop() -> None:
+    schedule = apply(start(matmul()), (Split("i0", 32),))
+    assert names(schedule) == ["i0i", "i1", "i2"]
+    assert schedule.loops[0].extent == 32
+
+
+def test_ids_of_new_axes_are_unique() -> None:
+    schedule = apply(
+        start(matmul()), (Split("i0", 8), Split("i2", 4), Split("i1", 16), Split("i1i", 4))
+    )
+    ids = [p.axis.arg[0] for p in schedule.loops]
+    assert len(set(ids)) == len(ids)
+
+
+def test_reorder_uses_the_places_of_the_named_loops() -> None:
+    schedule = apply(start(matmul()), (Split("i1", 8), Reorder(("i2", "i0"))))
+    assert names(schedule) == ["i2", "i1o", "i1i", "i0"]
+
+
+def test_parallel_moves_outside() -> None:
+    schedule = apply(start(matmul()), (Parallel("i1"),))
+    assert names(schedule) == ["i1", "i0", "i2"]
+    assert schedule.loops[0].kind == "parallel"
+
+
+def test_schedules_and_actions_are_data() -> None:
+    actions = (Split("i0", 8), Unroll("i0i"), Stage(2, "i0o", ("i1", "i2")))
+    assert eval(repr(actions)) == actions
+    assert hash(actions) == hash(eval(repr(actions)))
+    once, again = apply(start(matmul()), actions), apply(start(matmul()), actions)
+    assert once == again
+    assert str(once) == str(again)
+
+
+REFUSED = [
+    ((Split("i9", 2),), "expected one of i0, i1, i2"),
+    ((Split("i0", 1),), "2 or more"),
+    ((Split("i0", 8), Split("i0i", 3)), "must divide 8"),
+    ((Unroll("i0"), Split("i0", 2)), "unroll already"),
+    ((Reorder(("i0", "i0")),), "named twice"),
+    ((Split("i0", 4), Reorder(("i0i", "i0o"))), "must stay outside"),
+    ((Vectorize("i0"),), "no power of two"),
+    ((Split("i0", 4), Vectorize("i0o")), "sequential loop runs over a part"),
+    ((Split("i0", 4), Unroll("i0i"), Vectorize("i0o")), "stride 1"),
+    ((Split("i0", 4), Vectorize("i0i"), Split("i2", 4), Vectorize("i2i")), "two vector axes"),
+    ((Unroll("i2"), Unroll("i2")), "unroll already"),
+    ((Split("i2", 80), Unroll("i2i")), "more than 64"),
+    ((Parallel("i2"),), "cannot share a reduction"),
+    ((Parallel("i0"), Parallel("i1")), "parallel loop already"),
+    ((Split("i0", 4), Parallel("i0i")), "i0o must stay outside"),
+    ((Stage(0, "i0", ("i1",)),), "written by this kernel"),
+    ((Unroll("i0"), Stage(1, "i0", ("i2",))), "inside of a tile"),
+    ((Stage(1, "i0", ("i2",)), Stage(1, "i0", ("i2",))), "staged already"),
+]
+
+
+@pytest.mark.parametrize(("actions", "why"), REFUSED)
+def test_refused(actions: tuple, why: str) -> None:
+    with pytest.raises(ScheduleError, match=why):
+        apply(start(matmul()), actions)
+
+
+@pytest.mark.parametrize("action", [Split("i0", 4), Vectorize("i0"), Unroll("i0"), Parallel("i0")])
+def test_a_scan_runs_in_order(action) -> None:
+    with pytest.raises(ScheduleError, match="scan"):
+        action.apply(start(running_sum()))
+
+
+@pytest.mark.parametrize("action", [Vectorize("i0"), Unroll("i0"), Parallel("i0")])
+def test_a_scatter_runs_in_order(action) -> None:
+    i = axis(0, 32)
+    store = Store(0, load(1, dt.index, i), load(2, F, i), None, "add", (i,))
+    buffers = (BufferInfo(F, 8, True), BufferInfo(dt.index, 32), BufferInfo(F, 32))
+    with pytest.raises(ScheduleError, match="scatter"):
+        action.apply(start(Kernel("scatter", (i,), (store,), buffers)))
+
+
+def test_a_schedule_error_is_a_value_error_and_an_internal_error() -> None:
+    assert issubclass(ScheduleError, ValueError)
+    assert issubclass(ScheduleError, InternalError)
+
+
+# --- the default schedule -------------------------------------------------------------------------
+
+AVX512 = Target("llvm", "a", vector_bytes=64, vector_registers=32, l2_bytes=2 << 20, threads=2)
+AVX2 = Target("llvm", "b", vector_bytes=32, vector_registers=16, threads=1)
+SCALAR = Target("llvm", "c", vector_bytes=4, vector_registers=8, threads=1)
+
+
+def kinds(schedule: Schedule) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for p in schedule.loops:
+        found.setdefault(p.kind, []).append(p.extent)
+    return found
+
+
+def test_the_register_tile_fills_the_registers_and_no_more() -> None:
+    for target, low in ((AVX512, 16), (AVX2, 8)):
+        found = kinds(codegen.schedule(matmul(512, 512, 512), target))
+        cells = 1
+        for copies in found["unroll"]:
+            cells *= copies
+        assert low <= cells <= target.vector_registers - 4
+        assert found["vector"] == [target.vector_bytes // 4]
+
+
+def test_no_vectors_where_the_machine_has_none() -> None:
+    assert "vector" not in kinds(codegen.schedule(matmul(64, 64, 64), SCALAR))
+
+
+def test_small_kernels_stay_on_one_thread() -> None:
+    assert "parallel" not in kinds(codegen.schedule(matmul(4, 4, 4), AVX512))
+    assert "parallel" in kinds(codegen.schedule(matmul(256, 256, 64), AVX512))
+
+
+def test_rows_a_power_of_two_apart_are_staged() -> None:
+    assert [s.slot for s in codegen.schedule(matmul(1024, 1024, 1024), AVX512).stages] == [2]
+    assert codegen.schedule(matmul(96, 96, 96), AVX512).stages == ()
+
+
+# --- compile --------------------------------------------------------------------------------------
+
+
+def test_stages_of_a_program_keep_the_text_after_each_pass() -> None:
+    program = codegen.compile(matmul(), AVX512)
+    assert [name for name, _ in program.stages] == [
+        "kernel",
+        "schedule",
+        "lower",
+        "verify",
+        "render",
+    ]
+    assert program.source == program.stages[-1][1]
+    assert program.buffers == (0, 1, 2)
+    assert program.entry == "matmul"
+
+
+def test_numpy_programs_are_kernels() -> None:
+    program = codegen.compile(matmul(), Target("numpy", "numpy"))
+    assert program.kernel == matmul()
+    assert "kernel matmul" in program.source
+
+
+def test_an_unknown_language_is_refused() -> None:
+    with pytest.raises(CompileError, match="fortran"):
+        codegen.compile(matmul(), Target("fortran", "x"))
+
+
+def test_given_actions_replace_the_default() -> None:
+    program = codegen.compile(matmul(), AVX512, [Parallel("i0")])
+    assert program.parallel
+    assert program.grid == (20,)
+    assert not codegen.compile(matmul(), AVX512, []).parallel
