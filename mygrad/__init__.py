@@ -3,7 +3,8 @@
 from mygrad import dtype as dtypes
 from mygrad.config import context
 from mygrad.jit import jit
+from mygrad.realize import plan
 from mygrad.runtime.device import Device
 from mygrad.tensor import Tensor, grad, value_and_grad
 
-__all__ = ["Device", "Tensor", "context", "dtypes", "grad", "jit", "value_and_grad"]
+__all__ = ["Device", "Tensor", "context", "dtypes", "grad", "jit", "plan", "value_and_grad"]

@@ -1,8 +1,9 @@
 """Kernels to executables: code generation, the disk cache, and compiling on several cores.
 
-A kernel is compiled once per process. What is compiled is kept on disk under (kernel, target, version of the
-code generators), so a later process generates and compiles nothing. When several kernels are missing, forked
-children compile them side by side (the LLVM binding holds one lock per process, so threads would not help).
+A kernel is compiled once per process. What is compiled is kept on disk under (kernel, target,
+version of the code generators), so a later process generates and compiles nothing. When several
+kernels are missing, forked children compile them side by side (the LLVM binding holds one lock per
+process, so threads would not help).
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from mygrad import codegen
+from mygrad.codegen.analysis import default_actions
 from mygrad.config import config
-from mygrad.errors import CompileError
-from mygrad.helpers import content_key
+from mygrad.errors import ConfigError, message
+from mygrad.helpers import atomic_write, content_key
 from mygrad.kernel import Kernel, text
 from mygrad.program import Program, Target
 from mygrad.runtime import cache
 from mygrad.runtime import device as devices
 from mygrad.runtime.base import Runtime
 
+# besides codegen/: the modules that decide what is generated from a kernel
+GENERATORS = ("algebra", "dtype", "expr", "fold", "kernel", "logic", "numeric", "ops", "scalar")
 FORK_FROM = 3  # missing kernels from which a second process pays for its start
 
 
@@ -51,18 +55,12 @@ def executables(kernels: Sequence[Kernel], device: str) -> dict[Kernel, Executab
     if missing:
         runtime = devices.get(device)
         programs = _binaries(missing, runtime)
-        dump(missing, runtime.target)
         for kernel, (program, _), loaded in zip(
             missing, programs, runtime.load(programs), strict=True
         ):
             made = Executable(loaded, program.buffers, program.params, program.parallel)
             _loaded[device, kernel] = made
     return {k: _loaded[device, k] for k in kernels}
-
-
-def generate(kernel: Kernel, device: str) -> Program:
-    """The generated program of a kernel, with the text after each pass."""
-    return codegen.compile(kernel, devices.get(device).target)
 
 
 def _binaries(kernels: Sequence[Kernel], runtime: Runtime) -> list[tuple[Program, bytes]]:
@@ -89,7 +87,7 @@ def _compile(kernel: Kernel, runtime: Runtime) -> tuple[Program, bytes]:
 def _key(kernel: Kernel, target: Target) -> str:
     if not _version:
         here = Path(__file__).parent
-        files = sorted([*(here / "codegen").glob("*.py"), here / "expr.py", here / "kernel.py"])
+        files = sorted([*(here / "codegen").glob("*.py"), *(here / f"{n}.py" for n in GENERATORS)])
         _version.append(content_key(*(f.read_text() for f in files)))
     return content_key(kernel.name, text(kernel), target, _version[0])
 
@@ -115,7 +113,7 @@ def _unpack(content: bytes | None) -> tuple[Program, bytes] | None:
     return Program(source="", **about), binary
 
 
-# --- several processes ---------------------------------------------------------------------------------------
+# --- several processes ----------------------------------------------------------------------------
 
 
 def _compile_all(kernels: Sequence[Kernel], runtime: Runtime) -> list[tuple[Program, bytes]]:
@@ -159,20 +157,78 @@ def _finish_child(pid: int, reader: int) -> list[tuple[Program, bytes]] | None:
     return [_unpack(made) for made in pickle.loads(content)]  # type: ignore[misc]
 
 
-# --- looking inside ------------------------------------------------------------------------------------------
+# --- looking inside -------------------------------------------------------------------------------
+
+SUFFIX = {"llvm": "ll", "opencl": "cl", "cuda": "cu"}  # of files with source, by language
+_dumped: set[tuple[str, str, Kernel]] = set()
 
 
-def dump(kernels: Sequence[Kernel], target: Target) -> None:
-    """Write kernels and their sources into the folder MYGRAD_DUMP, if it is set."""
-    if not config.MYGRAD_DUMP:
+def generate(kernel: Kernel, device: str) -> Program:
+    """The generated program of a kernel, with the text after each pass."""
+    return codegen.compile(kernel, devices.get(device).target)
+
+
+def actions(kernel: Kernel, device: str) -> tuple[str, ...]:
+    """The schedule actions chosen for the device; none where kernels are interpreted."""
+    target = devices.get(device).target
+    if target.language == "numpy":
+        return ()
+    return tuple(str(action) for action in default_actions(kernel, target))
+
+
+def schedule_text(kernel: Kernel, device: str) -> str:
+    """The schedule actions, and the loops that they make."""
+    taken = actions(kernel, device)
+    loops = dict(generate(kernel, device).stages).get("schedule", "")
+    lines = [*(taken or ["no actions: the loops are as the kernel lists them"]), loops]
+    return "\n".join(line for line in lines if line)
+
+
+def machine_code(kernel: Kernel, device: str) -> str:
+    """The machine code as text; empty where the device has none to show."""
+    return devices.get(device).disassemble(generate(kernel, device))
+
+
+def dump(kernel: Kernel, device: str) -> None:
+    """Write a kernel into the folder MYGRAD_DUMP, each file whole or not at all, once per process:
+
+    <kernel>.kernel.txt               why it exists, for which line, and the kernel language
+    <kernel>.<language>.schedule.txt  the schedule actions, and the loops that they make
+    <kernel>.<language>.stmt.txt      the loops made explicit
+    <kernel>.ll (.cl)                 the generated source
+
+    Raises:
+        ConfigError: the folder cannot be made or written to.
+    """
+    done = (config.MYGRAD_DUMP, device, kernel)
+    if not config.MYGRAD_DUMP or done in _dumped:
         return
+    _write(f"{kernel.name}.kernel.txt", f"{_about(kernel)}\n{text(kernel)}\n")
+    program = generate(kernel, device)  # after the kernel is written: it may be what this fails on
+    if program.language != "numpy":  # which interprets the kernel as it is
+        prefix = f"{kernel.name}.{program.language}"
+        _write(f"{prefix}.schedule.txt", schedule_text(kernel, device) + "\n")
+        _write(f"{prefix}.stmt.txt", dict(program.stages)["lower"] + "\n")
+        suffix = SUFFIX.get(program.language, f"{program.language}.txt")
+        _write(f"{kernel.name}.{suffix}", program.source)
+    _dumped.add(done)
+
+
+def _about(kernel: Kernel) -> str:
+    lines = [f"why:   {kernel.reason}", f"line:  {kernel.location}"]
+    return "\n".join([*lines, f"bytes: {kernel.bytes}", f"flops: {kernel.flops}", ""])
+
+
+def _write(name: str, content: str) -> None:
     folder = Path(config.MYGRAD_DUMP).expanduser()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for kernel in kernels:
-            program = codegen.compile(kernel, target)
-            for number, (name, content) in enumerate(program.stages):
-                path = folder / f"{kernel.name}.{number}_{name}.txt"
-                path.write_text(content)
+        atomic_write(folder / name, content.encode())
     except OSError as error:
-        raise CompileError(f"MYGRAD_DUMP: cannot write to {folder}: {error}") from error
+        raise ConfigError(
+            message(
+                "MYGRAD_DUMP",
+                f"{str(folder)!r} ({error.strerror or error})",
+                "a folder that can be written to",
+                "name another folder, or unset MYGRAD_DUMP",
+            )
+        ) from error

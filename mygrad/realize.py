@@ -1,6 +1,7 @@
 """The driver: the one module that sees every stage, from graph nodes to memory.
 
 realize(nodes)     compute nodes; BUFFER nodes that hold the results
+plan(*tensors)     what would run, without running it
 prepare(nodes)     the same up to, but without, running: a Prepared program, cached by structure
 from_numpy(array)  a BUFFER node with a copy of the array
 to_numpy(node)     the values of a node as a NumPy array of its own
@@ -16,9 +17,10 @@ import numpy as np
 
 from mygrad import compiler, explain, graph, interpret
 from mygrad import dtype as dt
+from mygrad.capture import Lazy
 from mygrad.config import config
 from mygrad.dtype import DType
-from mygrad.errors import BufferError_, message
+from mygrad.errors import BufferError_, DTypeError, message
 from mygrad.graph import HostCall, Node
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
@@ -32,12 +34,14 @@ ALIASES = frozenset({Op.RESHAPE, Op.CONTIGUOUS, Op.DETACH})  # of a BUFFER: the 
 
 @dataclass
 class Segment:
-    """Consecutive kernels of one device, as one launch sequence. `memories` are the plan's memories behind
-    the sequence's slots; if the plan has an arena on the device, that is one more slot, the last."""
+    """Consecutive kernels of one device, as one launch sequence. `memories` are the plan's memories
+    behind the sequence's slots; if a kernel touches the device's arena, that is one more, the last.
+    """
 
     device: str
     steps: list[Step]
     memories: list[int]
+    in_arena: bool
     sequence: LaunchSequence
 
 
@@ -55,8 +59,8 @@ class Prepared:
         params: Mapping[str, int],
         results: Mapping[int, Buffer] | None = None,
     ) -> list[Buffer]:
-        """Run on these inputs; one buffer per root. `results` gives buffers to write results into (by
-        number of the memory); the others are allocated."""
+        """Run on these inputs; one buffer per root. `results` gives buffers to write results into
+        (by number of the memory); the others are allocated."""
         plan = self.schedule
         held: dict[int, Buffer] = dict(results or {})
         for i in self.owned:
@@ -74,11 +78,12 @@ class Prepared:
         for part in self.parts:
             if isinstance(part, Segment):
                 memories = [find(i) for i in part.memories]
-                if part.device in arenas:
+                if part.in_arena:
                     memories.append(arenas[part.device].memory)
                 self._launch(part, memories, params)
             else:
-                _host_step(part, plan, find)
+                with explain.timing(part, plan):
+                    _host_step(part, plan, find)
         return [
             inputs[plan.memories[i].number] if plan.memories[i].kind == "input" else held[i]
             for i in plan.results
@@ -95,17 +100,46 @@ _prepared: dict[Hashable, Prepared] = {}
 
 
 def prepare(nodes: Sequence[Node]) -> tuple[Prepared, list[Buffer]]:
-    """Schedule and compile, or find that in the cache; also the input buffers for `Prepared.run`."""
+    """Schedule and compile, or find that in the cache; also the input buffers of the run."""
     structure, buffers = key(nodes)
-    device = devices.default() if any(n.device is None for n in nodes) else nodes[0].device or "cpu"
+    device = _device(nodes)
     found = _prepared.get((structure, device))
     if found is None:
         found = _prepared[structure, device] = assemble(schedule(nodes, device))
     return found, [b.arg for b in buffers]
 
 
+def _device(nodes: Sequence[Node]) -> str:
+    """Where nodes are computed that no buffer ties to a device."""
+    return devices.default() if any(n.device is None for n in nodes) else nodes[0].device or "cpu"
+
+
+def plan(*values: Lazy) -> explain.Plan:
+    """What would run to compute these tensors together, without running or compiling anything.
+
+    Each step (`plan.kernels`) has a name, the reason why it is a kernel of its own, its bytes and
+    flops, the user's line, and on request its text, schedule actions, source and machine code;
+    `plan.peak_bytes` is the memory needed beside the inputs. What is in memory already takes no
+    step.
+
+    >>> print(plan(Tensor([1.0, 2.0]).exp()))      # doctest: +SKIP
+
+    Raises:
+        DTypeError: a value is no tensor.
+    """
+    for value in values:
+        if not isinstance(value, Lazy):
+            raise DTypeError(message("plan", type(value).__name__, "tensors", "plan(*tensors)"))
+    nodes = list(dict.fromkeys(v.node for v in values))
+    pending = [n for n in nodes if resident(n) is None]
+    if not pending:
+        return explain.Plan((), 0)
+    return explain.plan_of(schedule(pending, _device(pending)))
+
+
 def assemble(plan: Schedule) -> Prepared:
     """Compile the kernels of a schedule and join neighbours on one device into launch sequences."""
+    explain.begin(plan)
     executables: dict[tuple[str, Kernel], Any] = {}
     for device in dict.fromkeys(s.device for s in plan.steps if isinstance(s.what, Kernel)):
         kernels = [s.what for s in plan.steps if isinstance(s.what, Kernel) and s.device == device]
@@ -131,9 +165,9 @@ def _segment(
     plan: Schedule, steps: list[Step], executables: dict[tuple[str, Kernel], Any]
 ) -> Segment:
     device = steps[0].device
-    used = dict.fromkeys(
-        i for s in steps for i in s.arguments if plan.memories[i].kind != "temporary"
-    )
+    touched = [i for s in steps for i in s.arguments]
+    used = dict.fromkeys(i for i in touched if plan.memories[i].kind != "temporary")
+    in_arena = any(plan.memories[i].kind == "temporary" for i in touched)
     slot = {i: n for n, i in enumerate(used)}
     launches = []
     for step in steps:
@@ -153,7 +187,7 @@ def _segment(
                 step.location,
             )
         )
-    return Segment(device, steps, list(used), devices.get(device).sequence(launches))
+    return Segment(device, steps, list(used), in_arena, devices.get(device).sequence(launches))
 
 
 def _host_step(step: Step, plan: Schedule, find: Callable[[int], Any]) -> None:
@@ -226,8 +260,8 @@ def allocate(device: str, dtype: DType, size: int) -> Buffer:
 def from_numpy(
     array: np.ndarray[Any, Any], dtype: DType | None = None, device: str | None = None
 ) -> Node:
-    """A BUFFER node on `device` (default: the default device) with a copy of `array`, converted to `dtype`
-    (default: the array's own)."""
+    """A BUFFER node on `device` (default: the default device) with a copy of `array`, converted to
+    `dtype` (default: the array's own)."""
     dtype = dtype or dt.parse(array.dtype)
     device = devices.default() if device is None else devices.canonical(device)
     made = allocate(device, dtype, array.size)
