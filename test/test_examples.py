@@ -56,7 +56,6 @@ def block(folder: Path, *packages: str) -> str:
 MNIST = ("--embedded", "--steps", "3", "--batch-size", "4", "--epochs", "1")
 
 
-@pytest.mark.slow
 def test_mnist(tmp_path: Path) -> None:
     done = run("mnist.py", *MNIST, "--json", "r/mnist.json", "--out", "made", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -70,7 +69,6 @@ def test_mnist(tmp_path: Path) -> None:
     assert made == ["mnist.safetensors", "mnist_loss.png", "mnist_wrong.png"]
 
 
-@pytest.mark.slow
 def test_mnist_without_optional_packages(tmp_path: Path) -> None:
     (tmp_path / "blocked").mkdir()
     path = block(tmp_path / "blocked", "tqdm", "matplotlib", "safetensors")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mygrad import Tensor, nn
+from mygrad import Tensor, jit, nn
 from mygrad import dtype as dt
 from mygrad.errors import ConfigError, DataError, GradientError
 from mygrad.nn import schedules
@@ -173,6 +173,62 @@ def test_state_dict_resumes_a_run() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-6)
     with pytest.raises(DataError, match="missing _lr"):
         SGD([Tensor([1.0], requires_grad=True)]).load_state_dict({})
+
+
+# --- inside of jit --------------------------------------------------------------------------------
+
+
+def train_small(wrap: Callable[[Any], Any], make: Callable[[Any], Any]) -> list[np.ndarray]:
+    """Losses, parameters, statistics and optimiser states; the learning rate falls."""
+    Tensor.manual_seed(3)
+    # no bias before the norm: its gradient is rounding noise, of which Adam takes only the sign
+    first = nn.Linear(3, 4, bias=False)
+    model = nn.Sequential(first, nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).train()
+    optimizer = make(model.parameters())
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = model(x).cross_entropy(y)
+        loss.backward()
+        optimizer.step(loss)
+        return loss
+
+    run, losses = wrap(step), []
+    for i in range(5):
+        rng = np.random.default_rng(i)
+        x, y = rng.standard_normal((6, 3)).astype(np.float32), rng.integers(0, 2, 6)
+        losses.append(run(Tensor(x), Tensor(y)).numpy())
+        optimizer.lr = 0.1 / (i + 2)
+    state = [*model.state_dict().values(), *optimizer.state_dict().values()]
+    return [*losses, *(t.numpy() for t in state)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: SGD(p, lr=0.1, momentum=0.9, dampening=0.1, weight_decay=0.01),
+        lambda p: AdamW(p, lr=0.1, amsgrad=True),
+    ],
+)
+def test_jit_does_what_eager_steps_do(make: Callable[[Any], Any]) -> None:
+    for a, b in zip(train_small(jit, make), train_small(lambda f: f, make), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+def test_clipping_inside_of_jit() -> None:
+    p = Tensor([3.0, 4.0], requires_grad=True)
+
+    @jit
+    def norm(x: Tensor) -> Tensor:
+        p.grad = None
+        (p * x).sum().backward()
+        before = clip_grad_norm_([p], 1.0)
+        return before + 0 * p.grad.sum(), p.grad
+
+    for scale in (1.0, 100.0):
+        before, clipped = norm(Tensor([3.0, 4.0]) * scale)
+        assert abs(before.item() / (5 * scale) - 1) < 1e-5
+        np.testing.assert_allclose(clipped.numpy(), [0.6, 0.8], rtol=1e-4)
 
 
 def test_errors() -> None:
