@@ -31,7 +31,7 @@ def round_to(values: Array, dtype: DType) -> Array:
     return dt.from_storage(dt.to_storage(values, dtype), dtype)
 
 
-# --- rows ----------------------------------------------------------------------------------------
+# --- rows ---------------------------------------------------------------------------------------
 
 
 def _shift_in_range(x: Array, count: Array) -> tuple[Array, Array]:
@@ -133,7 +133,7 @@ def evaluate_alu(op: Op, operands: Sequence[Array], dtype: DType) -> Array:
         return round_to(result, dtype) if dtype is dt.bfloat16 else result
 
 
-# --- combining along axes ------------------------------------------------------------------------
+# --- combining along axes -----------------------------------------------------------------------
 
 COMBINE: dict[Op, np.ufunc] = {Op.ADD: np.add, Op.MUL: np.multiply, Op.MAX: np.maximum}
 
@@ -164,7 +164,7 @@ def scan(op: Op, x: Array, axis: int, dtype: DType) -> Array:
         return round_to(COMBINE[op].accumulate(wide, axis=axis, dtype=wide.dtype), dtype)
 
 
-# --- scatter -------------------------------------------------------------------------------------
+# --- scatter ------------------------------------------------------------------------------------
 
 SCATTER: dict[str, Callable[[Array, Array], Array]] = {
     "set": lambda old, new: new,

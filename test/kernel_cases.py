@@ -1,4 +1,4 @@
-"""Random kernels, their meaning point by point in plain Python, and a way to run them on a device."""
+"""Random kernels, their meaning point by point in plain Python, and running them on a device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 EXTENTS = (0, 1, 2, 3, 5, 17, 33)
 
 
-# --- random kernels ------------------------------------------------------------------------------------
+# --- random kernels -----------------------------------------------------------------------------
 
 
 class _Maker:
@@ -70,7 +70,11 @@ class _Maker:
         return load(slot, self.dtype, where, ex.both(where >= 0, where < size))
 
     def value(self, axes: Sequence[Expr], depth: int) -> Expr:
-        kinds = ["load", "const"] if depth == 0 else ["load", "alu", "alu", "where", "reduce", "scan", "gather"]
+        kinds = (
+            ["load", "const"]
+            if depth == 0
+            else ["load", "alu", "alu", "where", "reduce", "scan", "gather"]
+        )
         kind = self.choose(*kinds)
         if kind == "const":
             return const(self.choose(0, 1, 2, 3), self.dtype)
@@ -79,8 +83,12 @@ class _Maker:
         if kind == "gather":
             return self.gather(axes)
         if kind == "reduce":
-            inner = [axis(next(self.bound), self.choose(*EXTENTS)) for _ in range(self.choose(1, 1, 2))]
-            return ex.reduce(self.choose(Op.ADD, Op.MAX), self.value([*axes, *inner], depth - 1), inner)
+            inner = [
+                axis(next(self.bound), self.choose(*EXTENTS)) for _ in range(self.choose(1, 1, 2))
+            ]
+            return ex.reduce(
+                self.choose(Op.ADD, Op.MAX), self.value([*axes, *inner], depth - 1), inner
+            )
         if kind == "scan" and axes and axes == self.axes:
             along = axes[-1]
             bound = axis(next(self.bound), along.arg[1])
@@ -118,7 +126,7 @@ def arrays_for(kernel: Kernel, seed: int = 0) -> list[Array]:
     return made
 
 
-# --- the meaning, point by point -------------------------------------------------------------------------
+# --- the meaning, point by point ----------------------------------------------------------------
 
 
 def wrap(value: Any, dtype: DType) -> Any:
@@ -152,12 +160,18 @@ def evaluate(e: Expr, at: Mapping[Expr, int], arrays: Sequence[Array]) -> Any:
     if e.op is Op.REDUCE:
         op, axes = e.arg
         points = itertools.product(*(range(a.arg[1]) for a in axes))
-        return _combine(op, [evaluate(e.src[0], {**at, **dict(zip(axes, p, strict=True))}, arrays)
-                             for p in points], e.dtype)
+        return _combine(
+            op,
+            [evaluate(e.src[0], {**at, **dict(zip(axes, p, strict=True))}, arrays) for p in points],
+            e.dtype,
+        )
     if e.op is Op.SCAN:
         op, along, bound = e.arg
-        return _combine(op, [evaluate(e.src[0], {**at, bound: n}, arrays)
-                             for n in range(at[along] + 1)], e.dtype)
+        return _combine(
+            op,
+            [evaluate(e.src[0], {**at, bound: n}, arrays) for n in range(at[along] + 1)],
+            e.dtype,
+        )
     return wrap(_PYTHON[e.op](*(evaluate(s, at, arrays) for s in e.src)), e.dtype)
 
 
@@ -168,18 +182,30 @@ def _combine(op: Op, values: list[Any], dtype: DType) -> Any:
 
 
 _PYTHON = {
-    Op.ADD: lambda a, b: a + b, Op.MUL: lambda a, b: a * b, Op.MAX: max, Op.LT: lambda a, b: a < b,
-    Op.EQ: lambda a, b: a == b, Op.AND: lambda a, b: a and b, Op.OR: lambda a, b: a or b,
-    Op.WHERE: lambda c, a, b: a if c else b, Op.IDIV: lambda a, b: a // b if b else 0,
-    Op.MOD: lambda a, b: a % b if b else 0, Op.NEG: lambda a: -a,
+    Op.ADD: lambda a, b: a + b,
+    Op.MUL: lambda a, b: a * b,
+    Op.MAX: max,
+    Op.LT: lambda a, b: a < b,
+    Op.EQ: lambda a, b: a == b,
+    Op.AND: lambda a, b: a and b,
+    Op.OR: lambda a, b: a or b,
+    Op.WHERE: lambda c, a, b: a if c else b,
+    Op.IDIV: lambda a, b: a // b if b else 0,
+    Op.MOD: lambda a, b: a % b if b else 0,
+    Op.NEG: lambda a: -a,
 }
 
 
-# --- devices -------------------------------------------------------------------------------------------
+# --- devices ------------------------------------------------------------------------------------
 
 
-def run_on(device: str, kernel: Kernel, arrays: Sequence[Array], params: Mapping[str, int] | None = None,
-           actions: Sequence[Action] | None = None) -> list[Array]:
+def run_on(
+    device: str,
+    kernel: Kernel,
+    arrays: Sequence[Array],
+    params: Mapping[str, int] | None = None,
+    actions: Sequence[Action] | None = None,
+) -> list[Array]:
     """The contents of all buffers after the kernel ran on a device; `arrays` stay as they are."""
     runtime = devices.get(device)
     program = codegen.compile(kernel, runtime.target, actions)

@@ -23,8 +23,14 @@ FLAGS = {"MYGRAD_DEVICE": "", "CPU": False, "OPENCL": False, "CUDA": False, "REF
 
 def in_subprocess(code: str, **environment: str) -> str:
     """What a fresh interpreter prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
-                          cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -54,15 +60,18 @@ def test_cuda_is_known_but_not_implemented() -> None:
         device.get("cuda")
 
 
-@pytest.mark.parametrize(("settings", "expected"), [
-    ({}, "cpu"),
-    ({"OPENCL": True}, "opencl"),
-    ({"REFERENCE": True}, "reference"),
-    ({"CUDA": True}, "cuda"),
-    ({"MYGRAD_DEVICE": "reference"}, "reference"),
-    ({"MYGRAD_DEVICE": "reference", "CPU": True}, "reference"),
-    ({"MYGRAD_DEVICE": "reference", "CPU": True, "OPENCL": True}, "reference"),
-])
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "cpu"),
+        ({"OPENCL": True}, "opencl"),
+        ({"REFERENCE": True}, "reference"),
+        ({"CUDA": True}, "cuda"),
+        ({"MYGRAD_DEVICE": "reference"}, "reference"),
+        ({"MYGRAD_DEVICE": "reference", "CPU": True}, "reference"),
+        ({"MYGRAD_DEVICE": "reference", "CPU": True, "OPENCL": True}, "reference"),
+    ],
+)
 def test_default_from_the_environment(settings: dict[str, object], expected: str) -> None:
     with context(**(FLAGS | settings)):
         assert device.default() == expected
@@ -70,8 +79,10 @@ def test_default_from_the_environment(settings: dict[str, object], expected: str
 
 
 def test_two_flags_contradict() -> None:
-    with context(**(FLAGS | {"CPU": True, "OPENCL": True})), \
-            pytest.raises(ConfigError, match="CPU=1 and OPENCL=1"):
+    with (
+        context(**(FLAGS | {"CPU": True, "OPENCL": True})),
+        pytest.raises(ConfigError, match="CPU=1 and OPENCL=1"),
+    ):
         device.default()
 
 
@@ -122,8 +133,10 @@ def test_a_failed_device_can_be_asked_for_again(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_importing_opens_nothing() -> None:
-    code = ("import sys, mygrad, mygrad.runtime.device, mygrad.runtime.opencl\n"
-            "print([m for m in ('llvmlite', 'pyopencl') if m in sys.modules])")
+    code = (
+        "import sys, mygrad, mygrad.runtime.device, mygrad.runtime.opencl\n"
+        "print([m for m in ('llvmlite', 'pyopencl') if m in sys.modules])"
+    )
     assert in_subprocess(code) == "[]"
 
 
@@ -135,15 +148,19 @@ def test_no_opencl_is_a_sentence() -> None:
 
 
 def test_no_pyopencl_is_a_sentence() -> None:
-    code = ("import sys; sys.modules['pyopencl'] = None\n"
-            "from mygrad.runtime.device import available; print(available()['opencl'])")
+    code = (
+        "import sys; sys.modules['pyopencl'] = None\n"
+        "from mygrad.runtime.device import available; print(available()['opencl'])"
+    )
     assert "pip install 'mygrad[opencl]'" in in_subprocess(code)
 
 
 def test_pocl_without_a_linker_is_a_sentence(tmp_path: Path) -> None:
     pytest.importorskip("pyopencl")
-    code = ("from mygrad.runtime.device import available, get\n"
-            "reason = available()['opencl']\n"
-            "print(reason or get('opencl').device.platform.name)")
+    code = (
+        "from mygrad.runtime.device import available, get\n"
+        "reason = available()['opencl']\n"
+        "print(reason or get('opencl').device.platform.name)"
+    )
     reason = in_subprocess(code, PATH=str(tmp_path))
     assert "install binutils" in reason or "Portable" not in reason

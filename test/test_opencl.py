@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stmt_interpreter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-import stmt_interpreter
 from kernel_cases import arrays_for, kernels, run_on
+
 from mygrad import codegen, ops
 from mygrad import dtype as dt
 from mygrad.codegen import cstyle, dialects
@@ -35,6 +35,7 @@ Array = np.ndarray[Any, Any]
 F = dt.float32
 N = 37  # ragged for every vector length
 
+
 def compare(kernel: Kernel, arrays: Sequence[Array], rtol: float = 0, **options: Any) -> None:
     """The kernel does on OpenCL what it means."""
     expected, got = run_on("reference", kernel, arrays), run_on("opencl", kernel, arrays, **options)
@@ -46,13 +47,41 @@ def compare(kernel: Kernel, arrays: Sequence[Array], rtol: float = 0, **options:
             np.testing.assert_array_equal(have, want, err_msg=f"b{slot}")
 
 
-# --- every operation on every type -----------------------------------------------------------------------
+# --- every operation on every type --------------------------------------------------------------
 
-INTEGER = [Op.ADD, Op.MUL, Op.MAX, Op.IDIV, Op.MOD, Op.LT, Op.EQ, Op.AND, Op.OR, Op.XOR, Op.SHL, Op.SHR, Op.NEG]
+INTEGER = [
+    Op.ADD,
+    Op.MUL,
+    Op.MAX,
+    Op.IDIV,
+    Op.MOD,
+    Op.LT,
+    Op.EQ,
+    Op.AND,
+    Op.OR,
+    Op.XOR,
+    Op.SHL,
+    Op.SHR,
+    Op.NEG,
+]
 OPERATIONS = {
     "b": [Op.ADD, Op.MUL, Op.MAX, Op.AND, Op.OR, Op.XOR, Op.EQ, Op.LT],
-    "i": INTEGER, "u": INTEGER,
-    "f": [Op.ADD, Op.MUL, Op.DIV, Op.MAX, Op.LT, Op.EQ, Op.NEG, Op.SQRT, Op.TRUNC, Op.EXP, Op.LOG, Op.SIN],
+    "i": INTEGER,
+    "u": INTEGER,
+    "f": [
+        Op.ADD,
+        Op.MUL,
+        Op.DIV,
+        Op.MAX,
+        Op.LT,
+        Op.EQ,
+        Op.NEG,
+        Op.SQRT,
+        Op.TRUNC,
+        Op.EXP,
+        Op.LOG,
+        Op.SIN,
+    ],
 }
 
 
@@ -63,12 +92,31 @@ def awkward(dtype: DType, seed: int) -> Array:
         return rng.integers(0, 2, N).astype(bool)
     if dtype.is_int:
         low, high = int(dtype.min), int(dtype.max)
-        special = [v for v in (0, 1, 2, 7, dtype.bits, dtype.bits - 1, high, high - 1, low, -1, -2, -7)
-                   if low <= v <= high]
+        special = [
+            v
+            for v in (0, 1, 2, 7, dtype.bits, dtype.bits - 1, high, high - 1, low, -1, -2, -7)
+            if low <= v <= high
+        ]
         numbers = rng.integers(low, high, N, dtype=dtype.storage, endpoint=True)
         numbers[: len(special)] = special
         return rng.permutation(numbers)
-    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 0.5, 1e-7, 1e-40, 6e4, 7e4, 2.0**31, 2.0**63, -1e30]
+    special = [
+        0.0,
+        -0.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        1,
+        -1,
+        0.5,
+        1e-7,
+        1e-40,
+        6e4,
+        7e4,
+        2.0**31,
+        2.0**63,
+        -1e30,
+    ]
     numbers = rng.standard_normal(N) * rng.choice([1e-3, 1, 10, 1e3], N)
     numbers[: len(special)] = special
     with np.errstate(over="ignore"):
@@ -81,7 +129,11 @@ def every_operation(dtype: DType) -> list[Expr]:
     values = [alu(op, *(x, y)[: ops.ARITY[op]]) for op in OPERATIONS[dtype.kind]]
     values.append(alu(Op.WHERE, c, x, y))
     values += [alu(Op.CAST, x, dtype=d) for d in dt.ALL if d is not dtype]
-    values += [alu(Op.BITCAST, x, dtype=d) for d in dt.ALL if d is not dtype and d.itemsize == dtype.itemsize]
+    values += [
+        alu(Op.BITCAST, x, dtype=d)
+        for d in dt.ALL
+        if d is not dtype and d.itemsize == dtype.itemsize
+    ]
     return values
 
 
@@ -89,14 +141,24 @@ def check_operations(dtype: DType, actions: Sequence[Any] | None) -> None:
     i, values = axis(0, N), every_operation(dtype)
     infos = [BufferInfo(dtype, N), BufferInfo(dtype, N), BufferInfo(dt.bool_, N)]
     infos += [BufferInfo(v.dtype, N, True) for v in values]
-    kernel = Kernel(f"ops_{dtype.name}", (i,), tuple(Store(n + 3, i, v) for n, v in enumerate(values)), tuple(infos))
+    kernel = Kernel(
+        f"ops_{dtype.name}",
+        (i,),
+        tuple(Store(n + 3, i, v) for n, v in enumerate(values)),
+        tuple(infos),
+    )
     arrays = [awkward(dtype, 0), awkward(dtype, 1), awkward(dt.bool_, 2)]
     arrays += [np.zeros(N, v.dtype.storage) for v in values]
-    expected, got = run_on("reference", kernel, arrays), run_on("opencl", kernel, arrays, actions=actions)
+    expected, got = (
+        run_on("reference", kernel, arrays),
+        run_on("opencl", kernel, arrays, actions=actions),
+    )
     for n, value in enumerate(values, 3):
         want, have = (dt.from_storage(r[n], value.dtype) for r in (expected, got))
         if value.op in ops.TRANSCENDENTAL:
-            np.testing.assert_allclose(have, want, rtol=4 * np.finfo(want.dtype).eps, atol=1e-44, err_msg=repr(value))
+            np.testing.assert_allclose(
+                have, want, rtol=4 * np.finfo(want.dtype).eps, atol=1e-44, err_msg=repr(value)
+            )
         else:
             np.testing.assert_array_equal(have, want, err_msg=repr(value))
         if value.dtype.is_float and value.op is not Op.MAX:
@@ -118,13 +180,22 @@ def test_constants_keep_their_bits() -> None:
     values = {
         F: [0.1, -0.0, float("inf"), float("-inf"), float("nan"), 3.4028235e38, 1e-45, 16777217.0],
         dt.float64: [0.1, -0.0, float("inf"), float("nan"), 5e-324, 1.7976931348623157e308],
-        dt.float16: [0.1, 65504.0, 1e9, 6e-8], dt.bfloat16: [0.1, 3.0e38, -1e-40],
-        dt.int64: [2**63 - 1, -(2**63), -1], dt.uint64: [2**64 - 1], dt.int32: [-(2**31), 2**31 - 1],
-        dt.int8: [-128, 127], dt.uint8: [255], dt.bool_: [True, False],
+        dt.float16: [0.1, 65504.0, 1e9, 6e-8],
+        dt.bfloat16: [0.1, 3.0e38, -1e-40],
+        dt.int64: [2**63 - 1, -(2**63), -1],
+        dt.uint64: [2**64 - 1],
+        dt.int32: [-(2**31), 2**31 - 1],
+        dt.int8: [-128, 127],
+        dt.uint8: [255],
+        dt.bool_: [True, False],
     }
     constants = [const(v, d) for d, some in values.items() for v in some]
-    kernel = Kernel("constants", (), tuple(Store(n, const(0), c) for n, c in enumerate(constants)),
-                    tuple(BufferInfo(c.dtype, 1, True) for c in constants))
+    kernel = Kernel(
+        "constants",
+        (),
+        tuple(Store(n, const(0), c) for n, c in enumerate(constants)),
+        tuple(BufferInfo(c.dtype, 1, True) for c in constants),
+    )
     arrays = [np.ones(1, c.dtype.storage) for c in constants]
     compare(kernel, arrays)
     signs = run_on("opencl", kernel, arrays)
@@ -132,7 +203,7 @@ def test_constants_keep_their_bits() -> None:
     assert np.signbit(signs[9])
 
 
-# --- kernels -----------------------------------------------------------------------------------------------
+# --- kernels ------------------------------------------------------------------------------------
 
 
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
@@ -159,9 +230,15 @@ def test_matmul(shape: tuple[int, int, int], rng: np.random.Generator) -> None:
 def test_scatter(mode: str, dtype: DType, rng: np.random.Generator) -> None:
     i, j = axis(0, 6), axis(1, 30)
     index = load(1, dt.int64, i * 30 + j)
-    store = Store(0, i * 4 + index, load(2, dtype, i * 30 + j), both(index >= 0, index < 4), mode, (j,))
-    kernel = Kernel("scatter", (i, j), (store,),
-                    (BufferInfo(dtype, 24, True), BufferInfo(dt.int64, 180), BufferInfo(dtype, 180)))
+    store = Store(
+        0, i * 4 + index, load(2, dtype, i * 30 + j), both(index >= 0, index < 4), mode, (j,)
+    )
+    kernel = Kernel(
+        "scatter",
+        (i, j),
+        (store,),
+        (BufferInfo(dtype, 24, True), BufferInfo(dt.int64, 180), BufferInfo(dtype, 180)),
+    )
     cells, updates = (dt.to_storage(rng.integers(-3, 4, n), dtype) for n in (24, 180))
     compare(kernel, [cells, rng.integers(-1, 6, 180), updates])
 
@@ -169,33 +246,51 @@ def test_scatter(mode: str, dtype: DType, rng: np.random.Generator) -> None:
 def test_scan_of_halves_rounds_every_step() -> None:
     i, j, k = axis(0, 3), axis(1, 20), axis(2, 20)
     value = scan(Op.MAX, load(1, dt.float16, i * 20 + k), j, k)
-    kernel = Kernel("scan", (i, j), (Store(0, i * 20 + j, value),),
-                    (BufferInfo(dt.float16, 60, True), BufferInfo(dt.float16, 60)))
-    compare(kernel, [np.zeros(60, np.float16), np.random.default_rng(0).standard_normal(60).astype(np.float16)])
+    kernel = Kernel(
+        "scan",
+        (i, j),
+        (Store(0, i * 20 + j, value),),
+        (BufferInfo(dt.float16, 60, True), BufferInfo(dt.float16, 60)),
+    )
+    compare(
+        kernel,
+        [np.zeros(60, np.float16), np.random.default_rng(0).standard_normal(60).astype(np.float16)],
+    )
 
 
 def test_parameters() -> None:
     i, n = axis(0, 21), param("n", 0, 5)
-    kernel = Kernel("shift", (i,), (Store(0, i, load(1, F, i + n * 2)),), (BufferInfo(F, 21, True), BufferInfo(F, 31)),
-                    (("n", 0, 5),))
+    kernel = Kernel(
+        "shift",
+        (i,),
+        (Store(0, i, load(1, F, i + n * 2)),),
+        (BufferInfo(F, 21, True), BufferInfo(F, 31)),
+        (("n", 0, 5),),
+    )
     arrays = [np.zeros(21, np.float32), np.arange(31, dtype=np.float32)]
     for value in (0, 3, 5):
         got = run_on("opencl", kernel, arrays, {"n": value})
         assert got[0].tolist() == list(range(2 * value, 2 * value + 21))
 
 
-# --- statements that the default schedules do not reach ----------------------------------------------------
+# --- statements that the default schedules do not reach -----------------------------------------
 
 
-def run_function(function: s.Function, arrays: Sequence[Array], parallel: bool = False) -> list[Array]:
+def run_function(
+    function: s.Function, arrays: Sequence[Array], parallel: bool = False
+) -> list[Array]:
     runtime = devices.get("opencl")
     source = cstyle.render(function, runtime.target)
-    program = Program(function.name, "opencl", source, tuple(range(len(arrays))), parallel=parallel, grid=(64,))
+    program = Program(
+        function.name, "opencl", source, tuple(range(len(arrays))), parallel=parallel, grid=(64,)
+    )
     memories = [runtime.allocate(max(a.nbytes, 1)) for a in arrays]
     for memory, array in zip(memories, arrays, strict=True):
         runtime.write(memory, array)
     executable = runtime.load([(program, b"")])[0]
-    runtime.sequence([Launch(executable, tuple((n, 0) for n in range(len(arrays))))]).run(memories, {})
+    runtime.sequence([Launch(executable, tuple((n, 0) for n in range(len(arrays))))]).run(
+        memories, {}
+    )
     results = [np.empty_like(a) for a in arrays]
     for memory, result in zip(memories, results, strict=True):
         runtime.read(memory, result)
@@ -218,8 +313,12 @@ def test_lanes_that_do_not_exist_are_left_alone(active: int, stride: int, masked
     lane = axis(0, 8)
     index = lane * stride + (0 if stride > 0 else 7)
     value = load(1, F, index, lane < 5 if masked else None)
-    body = (s.Tile((s.TileAxis(lane, 8, active, "vector"),),
-                   (s.Put(0, index, alu(Op.ADD, value, const(1.0, F)), lane >= 1 if masked else None),)),)
+    body = (
+        s.Tile(
+            (s.TileAxis(lane, 8, active, "vector"),),
+            (s.Put(0, index, alu(Op.ADD, value, const(1.0, F)), lane >= 1 if masked else None),),
+        ),
+    )
     function = s.Function("lanes", ((F, 22, True), (F, 22, False)), (), body)
     check_function(function, [np.full(22, 7, np.float32), np.arange(22, dtype=np.float32)])
 
@@ -253,15 +352,31 @@ def test_conditions_on_unrolled_axes_and_scratch() -> None:
     row, lane, step = axis(0, 3), axis(1, 4), axis(2, 5)
     tile = (s.TileAxis(row, 3, 3, "unroll"), s.TileAxis(lane, 4, 4, "vector"))
     copied = load("window", F, row * 4 + lane)
-    body = (s.Loop(step, const(0), const(5), "parallel", (
-        s.Scratch("window", F, 12),
-        s.Tile(tile, (s.Put("window", row * 4 + lane, load(1, F, step * 12 + row * 4 + lane)),)),
-        s.Tile(tile, (
-            s.Let("twice", alu(Op.ADD, copied, copied)),
-            s.If(row < 2, (s.Put(0, step * 12 + row * 4 + lane, var("twice", F)),),
-                 (s.Put(0, step * 12 + row * 4 + lane, alu(Op.NEG, var("twice", F))),)),
-        )),
-    )),)
+    body = (
+        s.Loop(
+            step,
+            const(0),
+            const(5),
+            "parallel",
+            (
+                s.Scratch("window", F, 12),
+                s.Tile(
+                    tile, (s.Put("window", row * 4 + lane, load(1, F, step * 12 + row * 4 + lane)),)
+                ),
+                s.Tile(
+                    tile,
+                    (
+                        s.Let("twice", alu(Op.ADD, copied, copied)),
+                        s.If(
+                            row < 2,
+                            (s.Put(0, step * 12 + row * 4 + lane, var("twice", F)),),
+                            (s.Put(0, step * 12 + row * 4 + lane, alu(Op.NEG, var("twice", F))),),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    )
     function = s.Function("condition", ((F, 60, True), (F, 60, False)), (), body)
     numbers = np.arange(60, dtype=np.float32)
     got = run_function(function, [np.zeros(60, np.float32), numbers], parallel=True)[0]
@@ -269,17 +384,35 @@ def test_conditions_on_unrolled_axes_and_scratch() -> None:
     np.testing.assert_array_equal(got, numbers * 2 * sign)
 
 
-@pytest.mark.parametrize("dtype", [dt.float16, dt.bfloat16, dt.bool_, dt.int8, dt.float64], ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "dtype", [dt.float16, dt.bfloat16, dt.bool_, dt.int8, dt.float64], ids=lambda d: d.name
+)
 @pytest.mark.parametrize("size", [16, 40000])
 def test_scratch_of_every_kind(dtype: DType, size: int) -> None:
     """Small arrays lie in private memory, large ones do not."""
     lane, step = axis(0, 8), axis(1, 2)
     tile = (s.TileAxis(lane, 8, 8, "vector"),)
-    body = (s.Scratch("kept", dtype, size),
-            s.Loop(step, const(0), const(2), "seq", (
-                s.Tile(tile, (s.Put("kept", step * 8 + lane, load(1, dtype, step * 8 + lane)),)),)),
-            s.Loop(step, const(0), const(2), "seq", (
-                s.Tile(tile, (s.Put(0, step * 8 + lane, load("kept", dtype, 15 - step * 8 - lane)),)),)))
+    body = (
+        s.Scratch("kept", dtype, size),
+        s.Loop(
+            step,
+            const(0),
+            const(2),
+            "seq",
+            (s.Tile(tile, (s.Put("kept", step * 8 + lane, load(1, dtype, step * 8 + lane)),)),),
+        ),
+        s.Loop(
+            step,
+            const(0),
+            const(2),
+            "seq",
+            (
+                s.Tile(
+                    tile, (s.Put(0, step * 8 + lane, load("kept", dtype, 15 - step * 8 - lane)),)
+                ),
+            ),
+        ),
+    )
     function = s.Function("scratch", ((dtype, 16, True), (dtype, 16, False)), (), body)
     numbers = dt.to_storage(np.arange(16) % 3, dtype)
     got = run_function(function, [np.zeros(16, dtype.storage), numbers])[0]
@@ -298,13 +431,17 @@ def test_a_dialect_without_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     compare(kernel, [np.arange(b.size, dtype=np.float32) % 5 for b in kernel.buffers], 1e-6)
 
 
-# --- the runtime -------------------------------------------------------------------------------------------
+# --- the runtime --------------------------------------------------------------------------------
 
 
 def add_one(n: int) -> Program:
     i = axis(0, n)
-    kernel = Kernel("add_one", (i,), (Store(0, i, alu(Op.ADD, load(1, F, i), const(1.0, F))),),
-                    (BufferInfo(F, n, True), BufferInfo(F, n)))
+    kernel = Kernel(
+        "add_one",
+        (i,),
+        (Store(0, i, alu(Op.ADD, load(1, F, i), const(1.0, F))),),
+        (BufferInfo(F, n, True), BufferInfo(F, n)),
+    )
     return codegen.compile(kernel, devices.get("opencl").target)
 
 
@@ -315,7 +452,10 @@ def test_launches_at_byte_offsets_in_one_memory() -> None:
     memory = runtime.allocate(3 * step)
     runtime.write(memory, np.zeros(3 * step, np.uint8))
     runtime.write(memory, np.arange(5, dtype=np.float32))
-    launches = [Launch(executable, ((0, step), (0, 0))), Launch(executable, ((0, 2 * step), (0, step)))]
+    launches = [
+        Launch(executable, ((0, step), (0, 0))),
+        Launch(executable, ((0, 2 * step), (0, step))),
+    ]
     runtime.sequence(launches).run([memory], {})
     out = np.empty(3 * step // 4, np.float32)
     runtime.read(memory, out)
@@ -348,7 +488,9 @@ def test_released_memory_is_used_again() -> None:
 
 
 def test_a_broken_source_is_a_compile_error() -> None:
-    program = Program("broken", "opencl", "__kernel void broken(__global float *b0) { b0[0] = nothing; }", (0,))
+    program = Program(
+        "broken", "opencl", "__kernel void broken(__global float *b0) { b0[0] = nothing; }", (0,)
+    )
     with pytest.raises(CompileError, match="broken"):
         devices.get("opencl").load([(program, b"")])
 

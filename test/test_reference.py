@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from kernel_cases import arrays_for, brute_force, kernels, run_on, wrap
+
 from mygrad import dtype as dt
 from mygrad import numeric, ops
 from mygrad.dtype import DType
@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch")
 F = dt.float32
 
 
-# --- operations ----------------------------------------------------------------------------------------
+# --- operations ---------------------------------------------------------------------------------
 
 
 def test_every_operation_has_one_row() -> None:
@@ -38,7 +38,30 @@ def test_every_operation_has_one_row() -> None:
 def interesting(dtype: DType) -> list[int]:
     """Integers at which something changes."""
     low, high = int(dtype.min), int(dtype.max)
-    values = {0, 1, 2, 3, 7, 8, 9, 15, 16, 31, 32, 63, 64, low, low + 1, high, high - 1, high // 2, -1, -2, -7, -8}
+    values = {
+        0,
+        1,
+        2,
+        3,
+        7,
+        8,
+        9,
+        15,
+        16,
+        31,
+        32,
+        63,
+        64,
+        low,
+        low + 1,
+        high,
+        high - 1,
+        high // 2,
+        -1,
+        -2,
+        -7,
+        -8,
+    }
     return sorted(v for v in values if low <= v <= high)
 
 
@@ -85,9 +108,16 @@ def test_integer_negation_and_comparisons(dtype: DType) -> None:
 
 @pytest.mark.parametrize("op", [Op.ADD, Op.MUL, Op.MAX, Op.AND, Op.OR, Op.XOR, Op.EQ, Op.LT])
 def test_bool_operations(op: Op) -> None:
-    python = {Op.ADD: lambda a, b: a or b, Op.MUL: lambda a, b: a and b, Op.MAX: max,
-              Op.AND: lambda a, b: a and b, Op.OR: lambda a, b: a or b, Op.XOR: lambda a, b: a != b,
-              Op.EQ: lambda a, b: a == b, Op.LT: lambda a, b: a < b}[op]
+    python = {
+        Op.ADD: lambda a, b: a or b,
+        Op.MUL: lambda a, b: a and b,
+        Op.MAX: max,
+        Op.AND: lambda a, b: a and b,
+        Op.OR: lambda a, b: a or b,
+        Op.XOR: lambda a, b: a != b,
+        Op.EQ: lambda a, b: a == b,
+        Op.LT: lambda a, b: a < b,
+    }[op]
     for a in (False, True):
         for b in (False, True):
             got = numeric.evaluate_alu(op, [np.array(a), np.array(b)], dt.bool_)
@@ -95,17 +125,45 @@ def test_bool_operations(op: Op) -> None:
             assert bool(got) == python(a, b)
 
 
-FLOAT_VALUES = [0.0, -0.0, 1.0, -1.5, 3.14159, 1e-40, -2.7e4, 65504.0, 7e4, 3e38, math.inf, -math.inf, math.nan]
-TORCH = {dt.float16: torch.float16, dt.bfloat16: torch.bfloat16, dt.float32: torch.float32,
-         dt.float64: torch.float64}
+FLOAT_VALUES = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.5,
+    3.14159,
+    1e-40,
+    -2.7e4,
+    65504.0,
+    7e4,
+    3e38,
+    math.inf,
+    -math.inf,
+    math.nan,
+]
+TORCH = {
+    dt.float16: torch.float16,
+    dt.bfloat16: torch.bfloat16,
+    dt.float32: torch.float32,
+    dt.float64: torch.float64,
+}
 
 
 @pytest.mark.parametrize("dtype", dt.FLOATS, ids=lambda d: d.name)
-@pytest.mark.parametrize("op", [Op.ADD, Op.MUL, Op.DIV, Op.MAX, Op.SQRT, Op.NEG, Op.TRUNC],
-                         ids=lambda o: o.name)
-def test_float_operations_round_like_pytorch(op: Op, dtype: DType, rng: np.random.Generator) -> None:
-    function = {Op.ADD: torch.add, Op.MUL: torch.mul, Op.DIV: torch.div, Op.MAX: torch.maximum,
-                Op.SQRT: torch.sqrt, Op.NEG: torch.neg, Op.TRUNC: torch.trunc}[op]
+@pytest.mark.parametrize(
+    "op", [Op.ADD, Op.MUL, Op.DIV, Op.MAX, Op.SQRT, Op.NEG, Op.TRUNC], ids=lambda o: o.name
+)
+def test_float_operations_round_like_pytorch(
+    op: Op, dtype: DType, rng: np.random.Generator
+) -> None:
+    function = {
+        Op.ADD: torch.add,
+        Op.MUL: torch.mul,
+        Op.DIV: torch.div,
+        Op.MAX: torch.maximum,
+        Op.SQRT: torch.sqrt,
+        Op.NEG: torch.neg,
+        Op.TRUNC: torch.trunc,
+    }[op]
     numbers = np.array([*FLOAT_VALUES, *rng.standard_normal(60)])
     a = torch.tensor(numbers).to(TORCH[dtype])
     operands = [a] if ops.ARITY[op] == 1 else [a[:, None], a[None, :]]
@@ -122,7 +180,18 @@ def test_float_operations_round_like_pytorch(op: Op, dtype: DType, rng: np.rando
 @pytest.mark.parametrize("source", dt.FLOATS, ids=lambda d: d.name)
 @pytest.mark.parametrize("target", [dt.bool_, *dt.INTS], ids=lambda d: d.name)
 def test_cast_of_floats_saturates(source: DType, target: DType) -> None:
-    numbers = [*FLOAT_VALUES, 2.0**31, 2.0**63, 2.0**64, -(2.0**63), -(2.0**31), 127.9, -128.9, 255.5, 1e300]
+    numbers = [
+        *FLOAT_VALUES,
+        2.0**31,
+        2.0**63,
+        2.0**64,
+        -(2.0**63),
+        -(2.0**31),
+        127.9,
+        -128.9,
+        255.5,
+        1e300,
+    ]
     with np.errstate(over="ignore"):
         values = dt.from_storage(dt.to_storage(np.array(numbers), source), source)
     got = numeric.evaluate_alu(Op.CAST, [values], target)
@@ -173,7 +242,7 @@ def test_operations_are_silent(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn.list
 
 
-# --- combining -----------------------------------------------------------------------------------------
+# --- combining ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", dt.ALL, ids=lambda d: d.name)
@@ -185,14 +254,18 @@ def test_reduction_of_nothing_is_the_identity(op: Op, dtype: DType) -> None:
     assert got.tolist() == [numeric.identity(op, dtype)] * 3
     ones = np.ones((2, 3), numeric.value_dtype(dtype))
     start = np.full((2, 1), numeric.identity(op, dtype), ones.dtype)
-    np.testing.assert_array_equal(numeric.reduce(op, np.concatenate([start, ones], 1), (1,), dtype),
-                                  numeric.reduce(op, ones, (1,), dtype))
+    np.testing.assert_array_equal(
+        numeric.reduce(op, np.concatenate([start, ones], 1), (1,), dtype),
+        numeric.reduce(op, ones, (1,), dtype),
+    )
 
 
 def test_integer_reductions_wrap_in_their_type() -> None:
     x = np.array([100, 100, 100], np.int8)
     assert numeric.reduce(Op.ADD, x, (0,), dt.int8).tolist() == wrap(300, dt.int8)
-    assert numeric.scan(Op.MUL, x, 0, dt.int8).tolist() == [wrap(100**n, dt.int8) for n in (1, 2, 3)]
+    assert numeric.scan(Op.MUL, x, 0, dt.int8).tolist() == [
+        wrap(100**n, dt.int8) for n in (1, 2, 3)
+    ]
 
 
 def test_maximum_propagates_nan() -> None:
@@ -202,14 +275,28 @@ def test_maximum_propagates_nan() -> None:
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(-9, 9)), max_size=30), st.sampled_from(ops.SCATTER_MODES))
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(-9, 9)), max_size=30),
+    st.sampled_from(ops.SCATTER_MODES),
+)
 def test_scatter_visits_updates_in_order(updates: list[tuple[int, int]], mode: str) -> None:
     cells, expected = np.arange(5, dtype=np.int64), list(range(5))
-    combine = {"set": lambda a, b: b, "add": lambda a, b: a + b, "mul": lambda a, b: a * b, "max": max, "min": min}
+    combine = {
+        "set": lambda a, b: b,
+        "add": lambda a, b: a + b,
+        "mul": lambda a, b: a * b,
+        "max": max,
+        "min": min,
+    }
     for index, value in updates:
         expected[index] = wrap(combine[mode](expected[index], value), dt.int64)
-    numeric.scatter(cells, np.array([u[0] for u in updates], np.int64),
-                    np.array([u[1] for u in updates], np.int64), mode, dt.int64)
+    numeric.scatter(
+        cells,
+        np.array([u[0] for u in updates], np.int64),
+        np.array([u[1] for u in updates], np.int64),
+        mode,
+        dt.int64,
+    )
     assert cells.tolist() == expected
 
 
@@ -219,7 +306,7 @@ def test_scatter_rounds_every_update() -> None:
     assert cells.tolist() == [256.0]  # 257 is no bfloat16
 
 
-# --- kernels -------------------------------------------------------------------------------------------
+# --- kernels ------------------------------------------------------------------------------------
 
 
 @settings(max_examples=80)
@@ -257,7 +344,12 @@ def test_a_fused_softmax() -> None:
         return alu(Op.EXP, alu(Op.ADD, top(column), alu(Op.NEG, reduce(Op.MAX, top(k2), [k2]))))
 
     value = alu(Op.DIV, exponential(j), reduce(Op.ADD, exponential(k), [k]))
-    kernel = Kernel("softmax", (i, j), (Store(0, i * 7 + j, value),), (BufferInfo(F, 35, True), BufferInfo(F, 35)))
+    kernel = Kernel(
+        "softmax",
+        (i, j),
+        (Store(0, i * 7 + j, value),),
+        (BufferInfo(F, 35, True), BufferInfo(F, 35)),
+    )
     x = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
     out = np.zeros(35, np.float32)
     reference.run(kernel, [out, x.reshape(-1)], {})
@@ -269,13 +361,22 @@ def test_a_scan_whose_body_uses_its_own_axis() -> None:
     i, k = axis(0, 6), axis(1, 6)
     body = alu(Op.CAST, i * 10 + k, dtype=F)
     out = np.zeros(6, np.float32)
-    reference.run(Kernel("scan", (i,), (Store(0, i, scan(Op.ADD, body, i, k)),), (BufferInfo(F, 6, True),)), [out], {})
+    reference.run(
+        Kernel("scan", (i,), (Store(0, i, scan(Op.ADD, body, i, k)),), (BufferInfo(F, 6, True),)),
+        [out],
+        {},
+    )
     assert out.tolist() == [sum(10 * n + m for m in range(n + 1)) for n in range(6)]
 
 
 def test_a_reduction_over_an_axis_its_body_does_not_use() -> None:
     k, out = axis(0, 9), np.zeros(1, np.float32)
-    kernel = Kernel("nine", (), (Store(0, const(0), reduce(Op.ADD, const(2.0, F), [k])),), (BufferInfo(F, 1, True),))
+    kernel = Kernel(
+        "nine",
+        (),
+        (Store(0, const(0), reduce(Op.ADD, const(2.0, F), [k])),),
+        (BufferInfo(F, 1, True),),
+    )
     reference.run(kernel, [out], {})
     assert out.tolist() == [18]
 
@@ -284,8 +385,15 @@ def test_scatter_keeps_row_major_order_of_its_ordered_axes() -> None:
     """Rows are independent; in a row the last of two equal indices wins, chunked or not."""
     i, j = axis(0, 3), axis(1, 50)
     index = load(1, dt.int64, i * 50 + j)
-    store = Store(0, i * 4 + index, load(2, F, i * 50 + j), both(index >= 0, index < 4), "set", (j,))
-    kernel = Kernel("scatter", (i, j), (store,), (BufferInfo(F, 12, True), BufferInfo(dt.int64, 150), BufferInfo(F, 150)))
+    store = Store(
+        0, i * 4 + index, load(2, F, i * 50 + j), both(index >= 0, index < 4), "set", (j,)
+    )
+    kernel = Kernel(
+        "scatter",
+        (i, j),
+        (store,),
+        (BufferInfo(F, 12, True), BufferInfo(dt.int64, 150), BufferInfo(F, 150)),
+    )
     rng = np.random.default_rng(1)
     indices, values = rng.integers(-1, 6, (3, 50)), rng.standard_normal((3, 50)).astype(np.float32)
     expected = np.zeros((3, 4), np.float32)
@@ -301,7 +409,10 @@ def test_scatter_keeps_row_major_order_of_its_ordered_axes() -> None:
 def test_stores_see_the_contents_from_before_the_kernel() -> None:
     i = axis(0, 4)
     old = load(0, F, i)
-    stores = (Store(0, i, alu(Op.ADD, old, const(1.0, F))), Store(1, i, alu(Op.MUL, old, const(2.0, F))))
+    stores = (
+        Store(0, i, alu(Op.ADD, old, const(1.0, F))),
+        Store(1, i, alu(Op.MUL, old, const(2.0, F))),
+    )
     kernel = Kernel("in_place", (i,), stores, (BufferInfo(F, 4, True), BufferInfo(F, 4, True)))
     a, b = np.arange(4, dtype=np.float32), np.zeros(4, np.float32)
     reference.run(kernel, [a, b], {})
@@ -310,8 +421,13 @@ def test_stores_see_the_contents_from_before_the_kernel() -> None:
 
 def test_parameters() -> None:
     i, n = axis(0, 5), param("n", 0, 3)
-    kernel = Kernel("shift", (i,), (Store(0, i, load(1, F, i + n)),), (BufferInfo(F, 5, True), BufferInfo(F, 8)),
-                    (("n", 0, 3),))
+    kernel = Kernel(
+        "shift",
+        (i,),
+        (Store(0, i, load(1, F, i + n)),),
+        (BufferInfo(F, 5, True), BufferInfo(F, 8)),
+        (("n", 0, 3),),
+    )
     out = np.zeros(5, np.float32)
     reference.run(kernel, [out, np.arange(8, dtype=np.float32)], {"n": 2})
     assert out.tolist() == [2, 3, 4, 5, 6]
@@ -319,11 +435,13 @@ def test_parameters() -> None:
         reference.run(kernel, [out, np.arange(8, dtype=np.float32)], {"n": 4})
 
 
-# --- the sanitiser ---------------------------------------------------------------------------------------
+# --- the sanitiser ------------------------------------------------------------------------------
 
 
 def one_store(store: Store, size: int = 4) -> None:
-    kernel = Kernel("broken", (axis(0, 5),), (store,), (BufferInfo(F, size, True), BufferInfo(F, 4)))
+    kernel = Kernel(
+        "broken", (axis(0, 5),), (store,), (BufferInfo(F, size, True), BufferInfo(F, 4))
+    )
     reference.run(kernel, [np.zeros(size, np.float32), np.ones(4, np.float32)], {})
 
 
@@ -368,20 +486,26 @@ def test_an_axis_that_is_not_the_kernels_is_found() -> None:
         one_store(Store(0, axis(7, 2), const(1.0, F)))
 
 
-# --- the device ------------------------------------------------------------------------------------------
+# --- the device ---------------------------------------------------------------------------------
 
 
 def test_launches_at_byte_offsets() -> None:
     runtime = Reference()
     i = axis(0, 3)
-    kernel = Kernel("copy", (i,), (Store(1, i, load(0, dt.bfloat16, i)),),
-                    (BufferInfo(dt.bfloat16, 3), BufferInfo(dt.bfloat16, 3, True)))
+    kernel = Kernel(
+        "copy",
+        (i,),
+        (Store(1, i, load(0, dt.bfloat16, i)),),
+        (BufferInfo(dt.bfloat16, 3), BufferInfo(dt.bfloat16, 3, True)),
+    )
     program = Program("copy", "numpy", "", (0, 1), kernel=kernel)
     executable = runtime.load([(program, runtime.compile(program))])[0]
     memory = runtime.allocate(256)
     runtime.write(memory, np.zeros(256, np.uint8))
     runtime.write(memory, np.array([1, 2, 3], np.uint16))
-    sequence = runtime.sequence([Launch(executable, ((0, 0), (0, 64))), Launch(executable, ((0, 2), (0, 128)))])
+    sequence = runtime.sequence(
+        [Launch(executable, ((0, 0), (0, 64))), Launch(executable, ((0, 2), (0, 128)))]
+    )
     sequence.run([memory], {})
     result = np.empty(128, np.uint16)
     runtime.read(memory, result)

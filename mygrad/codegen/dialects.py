@@ -1,13 +1,17 @@
 """Languages of the C family, as data for the renderer in `cstyle.py`.
 
-A dialect says how types, arguments, loads, stores and operations are written. Its templates have `$T` for the
-type of the result, `$U` for the unsigned type of the same width (at least 32 bits for scalars, where C would
-promote to a signed int), `$n` for the number of lanes (nothing for scalars), `$a $b $c` for operands, `$p $i
-$v` for a pointer, an index and a value, `$q` for the address space of the pointer. `$A` is the scalar type of a cast's operand. `@name(` calls the helper function `name` for the type of the result;
-its definition is written in front of the kernel when it is used.
+A dialect says how types, arguments, loads, stores and operations are written. Its templates have
 
-Values are computed in `types`: bool as 0 or 1 in a byte; float16 and bfloat16 in float, rounded after every
-operation. A dialect without vector `lanes` gets every vector axis as copies of scalar text.
+    $a $b $c   operands                      $T   type of the result
+    $p $i $v   pointer, index, value         $U   its unsigned type, at least 32 bits for scalars,
+    $q         address space of a pointer         for C would promote to int
+    $A         scalar type of a cast's       $M   type of a vector mask for values of its width
+               operand                       $n   number of lanes, nothing for scalars
+    @name      the helper function or typedef `name` for the type of the result; its definition is
+               written in front of the kernel when it is used
+
+Values are computed in `types`: bool as 0 or 1 in a byte; float16 and bfloat16 in float, rounded
+after every operation. A dialect without vector `lanes` gets every vector axis as copies of scalars.
 """
 
 from __future__ import annotations
@@ -19,13 +23,15 @@ from mygrad import dtype as dt
 from mygrad.dtype import DType
 from mygrad.ops import Op
 
-Row = tuple[Op, str]  # operation and kind of its operands: b, i, u, f; rows of "u" default to those of "i"
+Row = tuple[
+    Op, str
+]  # operation and kind of its operands: b, i, u, f; rows of "u" default to those of "i"
 
 
 @dataclass(frozen=True)
 class Helper:
-    """A function that templates may call: its scalar definition and its vector definition (without one, the
-    scalar function is applied lane by lane)."""
+    """A function that templates may call: its scalar and its vector definition. Without a vector
+    definition the scalar function is applied lane by lane."""
 
     parameters: int
     scalar: str
@@ -40,7 +46,9 @@ class Dialect:
 
     name: str
     kernel: str  # what stands before the name of a kernel
-    global_space: str  # qualifiers of pointers to global memory and of arrays shared by a work-group
+    global_space: (
+        str  # qualifiers of pointers to global memory and of arrays shared by a work-group
+    )
     shared_space: str
     prologue: str
     double_prologue: str  # in front of kernels that use float64
@@ -63,7 +71,7 @@ class Dialect:
     reserved: frozenset[str] = frozenset()
 
 
-# --- operations on scalars, in any C ------------------------------------------------------------------
+# --- operations on scalars, in any C ------------------------------------------------------------
 
 SCALAR: dict[Row, str] = {
     (Op.NEG, "f"): "-$a",
@@ -76,14 +84,14 @@ SCALAR: dict[Row, str] = {
     (Op.TRUNC, "i"): "$a",
     (Op.ADD, "f"): "$a + $b",
     (Op.ADD, "i"): "($T)(($U)$a + ($U)$b)",
-    (Op.ADD, "b"): "($T)($a | $b)",
+    (Op.ADD, "b"): "$a | $b",
     (Op.MUL, "f"): "$a * $b",
     (Op.MUL, "i"): "($T)(($U)$a * ($U)$b)",
-    (Op.MUL, "b"): "($T)($a & $b)",
+    (Op.MUL, "b"): "$a & $b",
     (Op.DIV, "f"): "$a / $b",
     (Op.MAX, "f"): "@maximum($a, $b)",
     (Op.MAX, "i"): "@larger($a, $b)",
-    (Op.MAX, "b"): "($T)($a | $b)",
+    (Op.MAX, "b"): "$a | $b",
     (Op.IDIV, "i"): "@floordiv($a, $b)",
     (Op.IDIV, "u"): "@quotient($a, $b)",
     (Op.MOD, "i"): "@modulo($a, $b)",
@@ -93,10 +101,10 @@ SCALAR: dict[Row, str] = {
     (Op.XOR, "i"): "($T)($a ^ $b)",
     (Op.SHL, "i"): "@shift_left($a, $b)",
     (Op.SHR, "i"): "@shift_right($a, $b)",
-    **{(Op.LT, kind): "($T)($a < $b)" for kind in "bif"},
-    **{(Op.EQ, kind): "($T)($a == $b)" for kind in "bif"},
+    **{(Op.LT, kind): "$a < $b" for kind in "bif"},
+    **{(Op.EQ, kind): "$a == $b" for kind in "bif"},
     **{(Op.WHERE, kind): "($T)($a ? $b : $c)" for kind in "bif"},
-    **{(op, "b"): f"($T)($a {sign} $b)" for op, sign in ((Op.AND, "&"), (Op.OR, "|"), (Op.XOR, "^"))},
+    **{(op, "b"): f"$a {sign} $b" for op, sign in ((Op.AND, "&"), (Op.OR, "|"), (Op.XOR, "^"))},
 }
 
 HELPERS: dict[str, Helper] = {
@@ -107,24 +115,42 @@ HELPERS: dict[str, Helper] = {
     "quotient": Helper(2, "return b == 0 ? 0 : a / b;"),
     "remainder": Helper(2, "return b == 0 ? 0 : a % b;"),
     # INT_MIN / -1 traps on some machines
-    "floordiv": Helper(2, "if (b == 0) return 0;\n"
-                          "    if (b == -1) return ($T)(0 - ($U)a);\n"
-                          "    return a / b - (a % b != 0 && (a < 0) != (b < 0));"),
-    "modulo": Helper(2, "if (b == 0 || b == -1) return 0;\n"
-                        "    const $T r = a % b;\n"
-                        "    return r != 0 && (r < 0) != (b < 0) ? r + b : r;"),
+    "floordiv": Helper(
+        2,
+        "if (b == 0) return 0;\n"
+        "    if (b == -1) return ($T)(0 - ($U)a);\n"
+        "    return a / b - (a % b != 0 && (a < 0) != (b < 0));",
+    ),
+    "modulo": Helper(
+        2,
+        "if (b == 0 || b == -1) return 0;\n"
+        "    const $T r = a % b;\n"
+        "    return r != 0 && (r < 0) != (b < 0) ? r + b : r;",
+    ),
     "shift_left": Helper(2, "return b < 0 || b >= $bits ? 0 : ($T)(($U)a << b);"),
     "shift_right": Helper(2, "return b < 0 || b >= $bits ? (a < 0 ? -1 : 0) : a >> b;"),
 }
 
 
-# --- OpenCL C 1.2 ---------------------------------------------------------------------------------------
+# --- OpenCL C 1.2 -------------------------------------------------------------------------------
 
-_OPENCL_NAMES = {dt.bool_: "uchar", dt.int8: "char", dt.int16: "short", dt.int32: "int", dt.int64: "long",
-                 dt.uint8: "uchar", dt.uint16: "ushort", dt.uint32: "uint", dt.uint64: "ulong",
-                 dt.float16: "float", dt.bfloat16: "float", dt.float32: "float", dt.float64: "double"}
+_OPENCL_NAMES = {
+    dt.bool_: "uchar",
+    dt.int8: "char",
+    dt.int16: "short",
+    dt.int32: "int",
+    dt.int64: "long",
+    dt.uint8: "uchar",
+    dt.uint16: "ushort",
+    dt.uint32: "uint",
+    dt.uint64: "ulong",
+    dt.float16: "float",
+    dt.bfloat16: "float",
+    dt.float32: "float",
+    dt.float64: "double",
+}
 
-# PoCL calls the conversions of the standard, and vloadn and vstoren, as functions and never inlines them
+# PoCL calls convert_ functions, vloadn, vstoren and fma out of line, which costs registers and time
 _OPENCL_PROLOGUE = """\
 #pragma OPENCL FP_CONTRACT OFF
 #ifdef __clang__
@@ -134,7 +160,7 @@ _OPENCL_PROLOGUE = """\
 #endif
 """
 
-# A vector comparison gives integers of the operands' width, -1 where it holds; bools are bytes 0 and 1.
+# A vector comparison gives integers as wide as its operands, -1 where it holds; bools are 0 or 1.
 _OPENCL_VECTOR: dict[Row, str] = {
     (Op.NEG, "f"): "-$a",
     (Op.NEG, "i"): "as_$T(-as_$U($a))",
@@ -163,46 +189,71 @@ _OPENCL_VECTOR: dict[Row, str] = {
     **{(Op.LT, kind): "CONVERT($T, -($a < $b))" for kind in "bif"},
     **{(Op.EQ, kind): "CONVERT($T, -($a == $b))" for kind in "bif"},
     **{(Op.WHERE, kind): "CONVERT($M, $a) != ($M)(0) ? $b : $c" for kind in "bif"},
-    **{(op, "b"): f"$a {sign} $b" for op, sign in ((Op.ADD, "|"), (Op.MUL, "&"), (Op.MAX, "|"),
-                                                    (Op.AND, "&"), (Op.OR, "|"), (Op.XOR, "^"))},
+    **{
+        (op, "b"): f"$a {sign} $b"
+        for op, sign in (
+            (Op.ADD, "|"),
+            (Op.MUL, "&"),
+            (Op.MAX, "|"),
+            (Op.AND, "&"),
+            (Op.OR, "|"),
+            (Op.XOR, "^"),
+        )
+    },
 }
+
+
+def _generic(parameters: int, text: str, takes: str = "$T", gives: str = "$T") -> Helper:
+    """A helper whose text is the same for scalars and vectors."""
+    return Helper(parameters, text, text, takes, gives)
+
+
+_TO_HALF = "ushort$n h;\n    vstore_half${n}_rte(a, 0, (half *)&h);\n"
+_FROM_HALF = "    return vload_half$n(0, (const half *)&h);"
 
 _OPENCL_HELPERS: dict[str, Helper] = {
     **HELPERS,
     "maximum": Helper(2, HELPERS["maximum"].scalar, "return ((a > b) | (a != a)) ? a : b;"),
-    "larger": Helper(2, *["return a > b ? a : b;"] * 2),
+    "larger": _generic(2, "return a > b ? a : b;"),
     # fused where the machine can; a call of fma() is slow on PoCL
-    "multiply_add": Helper(3, *["#pragma OPENCL FP_CONTRACT ON\n    return a * b + c;"] * 2),
-    "round_float16": Helper(1, *["ushort$n h;\n"
-                                 "    vstore_half${n}_rte(a, 0, (half *)&h);\n"
-                                 "    return vload_half$n(0, (const half *)&h);"] * 2),
-    "double_to_float16": Helper(1, *["ushort$n h;\n"
-                                     "    vstore_half${n}_rte(a, 0, (half *)&h);\n"
-                                     "    return vload_half$n(0, (const half *)&h);"] * 2,
-                                parameter_type="double$n"),
-    "float16_bits": Helper(1, *["ushort$n h;\n"
-                                "    vstore_half${n}_rte(a, 0, (half *)&h);\n"
-                                "    return h;"] * 2, parameter_type="float$n", result_type="ushort$n"),
-    "float16_value": Helper(1, *["return vload_half$n(0, (const half *)&a);"] * 2,
-                            parameter_type="ushort$n"),
+    "multiply_add": _generic(3, "#pragma OPENCL FP_CONTRACT ON\n    return a * b + c;"),
+    "round_float16": _generic(1, _TO_HALF + _FROM_HALF),
+    "double_to_float16": _generic(1, _TO_HALF + _FROM_HALF, "double$n"),
+    "float16_bits": _generic(1, _TO_HALF + "    return h;", "float$n", "ushort$n"),
+    "float16_value": _generic(1, "return vload_half$n(0, (const half *)&a);", "ushort$n"),
     # to nearest even; NaN stays NaN, which the carry could turn into infinity
-    "round_bfloat16": Helper(1, *["const uint$n u = as_uint$n(a);\n"
-                                  "    const uint$n r = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;\n"
-                                  "    const uint$n nan = u | 0x400000u;\n"
-                                  "    return (u & 0x7fffffffu) > 0x7f800000u "
-                                  "? as_float$n(nan) : as_float$n(r);"] * 2),
+    "round_bfloat16": _generic(
+        1,
+        "const uint$n u = as_uint$n(a);\n"
+        "    const uint$n r = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;\n"
+        "    const uint$n nan = u | 0x400000u;\n"
+        "    return (u & 0x7fffffffu) > 0x7f800000u ? as_float$n(nan) : as_float$n(r);",
+    ),
     # PoCL saturates NaN to the smallest value instead of 0
-    **{f"saturate_{t}": Helper(1, "return a != a ? 0 : convert_${T}_sat(a);",
-                               "return CONVERT($M, a != a) ? ($T)(0) : convert_${T}_sat(a);",
-                               parameter_type=f"{t}$n") for t in ("float", "double")},
+    **{
+        f"saturate_{t}": Helper(
+            1,
+            "return a != a ? 0 : convert_${T}_sat(a);",
+            "return CONVERT($M, a != a) ? ($T)(0) : convert_${T}_sat(a);",
+            parameter_type=f"{t}$n",
+        )
+        for t in ("float", "double")
+    },
     # PoCL's sine of a vector is wrong in all lanes when one of them is large
     "sine": Helper(1, "return sin(a);"),
-    "bfloat16_bits": Helper(1, "return as_uint(@round_bfloat16(a)) >> 16;",
-                            "return CONVERT(ushort$n, as_uint$n(@round_bfloat16(a)) >> 16);",
-                            parameter_type="float$n", result_type="ushort$n"),
-    "bfloat16_value": Helper(1, "return as_float((uint)a << 16);",
-                             "return as_float$n(CONVERT(uint$n, a) << 16);",
-                             parameter_type="ushort$n"),
+    "bfloat16_bits": Helper(
+        1,
+        "return as_uint(@round_bfloat16(a)) >> 16;",
+        "return CONVERT(ushort$n, as_uint$n(@round_bfloat16(a)) >> 16);",
+        parameter_type="float$n",
+        result_type="ushort$n",
+    ),
+    "bfloat16_value": Helper(
+        1,
+        "return as_float((uint)a << 16);",
+        "return as_float$n(CONVERT(uint$n, a) << 16);",
+        parameter_type="ushort$n",
+    ),
 }
 
 OPENCL = Dialect(
@@ -220,28 +271,41 @@ OPENCL = Dialect(
     unsigned={d: {1: "uchar", 2: "ushort", 4: "uint", 8: "ulong"}[d.itemsize] for d in dt.ALL},
     memory_types=_OPENCL_NAMES | {dt.float16: "half", dt.bfloat16: "ushort"},
     array_types={dt.float16: "ushort"},
-    loads={("", False): "$p[$i]", ("", True): "((${q}const @packed *)($p + $i))->v",
-           ("float16", False): "vload_half($i, $p)", ("float16", True): "vload_half$n(0, $p + $i)",
-           ("bfloat16", False): "@bfloat16_value($p[$i])",
-           ("bfloat16", True): "@bfloat16_value(((${q}const @packed_bits *)($p + $i))->v)"},
-    stores={("", False): "$p[$i] = $v", ("", True): "((${q}@packed *)($p + $i))->v = $v",
-            ("float16", False): "vstore_half_rte($v, $i, $p)",
-            ("float16", True): "vstore_half${n}_rte($v, 0, $p + $i)",
-            ("bfloat16", False): "$p[$i] = @bfloat16_bits($v)",
-            ("bfloat16", True): "((${q}@packed_bits *)($p + $i))->v = @bfloat16_bits($v)"},
+    loads={
+        ("", False): "$p[$i]",
+        ("", True): "((${q}const @packed *)($p + $i))->v",
+        ("float16", False): "vload_half($i, $p)",
+        ("float16", True): "vload_half$n(0, $p + $i)",
+        ("bfloat16", False): "@bfloat16_value($p[$i])",
+        ("bfloat16", True): "@bfloat16_value(((${q}const @packed_bits *)($p + $i))->v)",
+    },
+    stores={
+        ("", False): "$p[$i] = $v",
+        ("", True): "((${q}@packed *)($p + $i))->v = $v",
+        ("float16", False): "vstore_half_rte($v, $i, $p)",
+        ("float16", True): "vstore_half${n}_rte($v, 0, $p + $i)",
+        ("bfloat16", False): "$p[$i] = @bfloat16_bits($v)",
+        ("bfloat16", True): "((${q}@packed_bits *)($p + $i))->v = @bfloat16_bits($v)",
+    },
     scalar=SCALAR,
     vector=_OPENCL_VECTOR,
-    casts={**{(kind, "b", False): "($T)($a != 0)" for kind in "if"},
-           **{(kind, "b", True): "CONVERT($T, -($a != ($A$n)(0)))" for kind in "if"},
-           **{(a, b, False): "($T)$a" for a, b in ("if", "ff", "ii", "bi", "bf")},
-           **{(a, b, True): "CONVERT($T, $a)" for a, b in ("if", "ff", "ii", "bi", "bf")},
-           **{("f", "i", vector): "@saturate_$A($a)" for vector in (False, True)}},
+    casts={
+        **{(kind, "b", False): "$a != 0" for kind in "if"},
+        **{(kind, "b", True): "CONVERT($T, -($a != ($A$n)(0)))" for kind in "if"},
+        **{(a, b, False): "($T)$a" for a, b in ("if", "ff", "ii", "bi", "bf")},
+        **{(a, b, True): "CONVERT($T, $a)" for a, b in ("if", "ff", "ii", "bi", "bf")},
+        **{("f", "i", vector): "@saturate_$A($a)" for vector in (False, True)},
+    },
     bits="as_$T($a)",
     helpers=_OPENCL_HELPERS,
     # vectors at addresses that are only aligned to their elements
-    typedefs={"packed": "typedef struct __attribute__((packed)) { $T v; }",
-              "packed_bits": "typedef struct __attribute__((packed)) { ushort$n v; }"},
-    reserved=frozenset(["max", "min", "exp", "log", "sin", "sqrt", "trunc", "select", "half", "fma"]),
+    typedefs={
+        "packed": "typedef struct __attribute__((packed)) { $T v; }",
+        "packed_bits": "typedef struct __attribute__((packed)) { ushort$n v; }",
+    },
+    reserved=frozenset(
+        ["max", "min", "exp", "log", "sin", "sqrt", "trunc", "select", "half", "fma"]
+    ),
 )
 
 DIALECTS: dict[str, Dialect] = {"opencl": OPENCL}

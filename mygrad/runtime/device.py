@@ -75,9 +75,14 @@ def get(name: str) -> Runtime:
 def _open(name: str) -> Runtime:
     entry = DEVICES[name]
     if not entry.module:
-        raise DeviceError(message(f"device {name}", f"a request for {entry.doc}",
-                                  "an implemented device",
-                                  f"{name} is not implemented in this version; use cpu or opencl"))
+        raise DeviceError(
+            message(
+                f"device {name}",
+                f"a request for {entry.doc}",
+                "an implemented device",
+                f"{name} is not implemented in this version; use cpu or opencl",
+            )
+        )
     runtime = getattr(importlib.import_module(entry.module), entry.runtime)
     opened: Runtime = runtime()
     return opened
@@ -136,6 +141,12 @@ def _from_settings() -> str:
         return canonical(config.MYGRAD_DEVICE)
     chosen = [name for name in DEVICES if getattr(config, name.upper())]
     if len(chosen) > 1:
-        raise ConfigError(message("environment", " and ".join(f"{n.upper()}=1" for n in chosen),
-                                  "at most one device", "unset all but one, or set MYGRAD_DEVICE"))
+        raise ConfigError(
+            message(
+                "environment",
+                " and ".join(f"{n.upper()}=1" for n in chosen),
+                "at most one device",
+                "unset all but one, or set MYGRAD_DEVICE",
+            )
+        )
     return chosen[0] if chosen else "cpu"

@@ -1,8 +1,8 @@
 """The `opencl` device: OpenCL 1.2 through pyopencl.
 
-A kernel runs as one work-item, or as one per compute unit where it has a parallel loop to share, always with
-work-groups of one: on PoCL that is both the fast way and the one that compiles once. Drivers keep a cache of
-what they built, so there are no binaries for mygrad to keep.
+A kernel runs as one work-item, or as one per compute unit where it has a parallel loop to share,
+always in work-groups of one: on PoCL that is both the fast way and the one that compiles once.
+Drivers keep a cache of what they built, so there are no binaries for mygrad to keep.
 """
 
 from __future__ import annotations
@@ -28,8 +28,14 @@ def _pyopencl() -> Any:
     try:
         return importlib.import_module("pyopencl")
     except ImportError as error:
-        raise MissingPackageError(message("device opencl", f"no usable pyopencl ({error})", "the package",
-                                          "pip install 'mygrad[opencl]'")) from None
+        raise MissingPackageError(
+            message(
+                "device opencl",
+                f"no usable pyopencl ({error})",
+                "the package",
+                "pip install 'mygrad[opencl]'",
+            )
+        ) from None
 
 
 def _find_device(cl: Any) -> Any:
@@ -38,17 +44,27 @@ def _find_device(cl: Any) -> Any:
     try:
         devices = [d for platform in cl.get_platforms() for d in platform.get_devices()]
     except cl.Error as error:
-        raise DeviceError(message("device opencl", f"no platform ({error})", "an OpenCL driver", remedy)) from None
+        raise DeviceError(
+            message("device opencl", f"no platform ({error})", "an OpenCL driver", remedy)
+        ) from None
     if not devices:
-        raise DeviceError(message("device opencl", "no device", "an OpenCL driver with one", remedy))
+        raise DeviceError(
+            message("device opencl", "no device", "an OpenCL driver with one", remedy)
+        )
     return min(devices, key=lambda d: d.type != cl.device_type.GPU)
 
 
 def _check_linker(device: Any) -> None:
     # PoCL links every kernel with `ld`, and aborts the whole process when there is none
     if "Portable Computing Language" in device.platform.name and shutil.which("ld") is None:
-        raise DeviceError(message("device opencl", "PoCL without the program `ld` on PATH", "a linker",
-                                  "install binutils"))
+        raise DeviceError(
+            message(
+                "device opencl",
+                "PoCL without the program `ld` on PATH",
+                "a linker",
+                "install binutils",
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,8 @@ class OpenCL(Runtime):
         _check_linker(self.device)
         self.context = self.cl.Context([self.device])
         self.queue = self.cl.CommandQueue(
-            self.context, properties=self.cl.command_queue_properties.PROFILING_ENABLE)
+            self.context, properties=self.cl.command_queue_properties.PROFILING_ENABLE
+        )
         self.alignment = max(64, self.device.mem_base_addr_align // 8)
         self.target = _target(self.device)
         self.options = ["-cl-std=CL1.2"]
@@ -112,7 +129,9 @@ class OpenCL(Runtime):
     def write(self, memory: Any, data: np.ndarray[Any, Any]) -> None:
         if data.nbytes:
             with self.errors("write"):
-                self.cl.enqueue_copy(self.queue, memory, np.ascontiguousarray(data), is_blocking=True)
+                self.cl.enqueue_copy(
+                    self.queue, memory, np.ascontiguousarray(data), is_blocking=True
+                )
 
     def read(self, memory: Any, out: np.ndarray[Any, Any]) -> None:
         if out.nbytes:
@@ -128,16 +147,28 @@ class OpenCL(Runtime):
     def _build(self, program: Program) -> Any:
         if program.source not in self._built:
             if "cl_khr_fp64" in program.source and "cl_khr_fp64" not in self.device.extensions:
-                raise DeviceError(message("opencl", "a float64 kernel", f"a type that {self.device.name} has",
-                                          "cast to float32"))
+                raise DeviceError(
+                    message(
+                        "opencl",
+                        "a float64 kernel",
+                        f"a type that {self.device.name} has",
+                        "cast to float32",
+                    )
+                )
             try:
                 with warnings.catch_warnings():  # about remarks of the driver's compiler
                     warnings.simplefilter("ignore", self.cl.CompilerWarning)
                     built = self.cl.Program(self.context, program.source)
                     self._built[program.source] = built.build(options=self.options, cache_dir=False)
             except self.cl.Error as error:
-                raise CompileError(message(f"opencl compiler, kernel {program.entry}", str(error), "no errors",
-                                           f"this is a defect of mygrad; the source:\n{program.source}")) from error
+                raise CompileError(
+                    message(
+                        f"opencl compiler, kernel {program.entry}",
+                        str(error),
+                        "no errors",
+                        f"this is a defect of mygrad; the source:\n{program.source}",
+                    )
+                ) from error
         return self._built[program.source]
 
     def sequence(self, launches: Sequence[Launch]) -> LaunchSequence:
@@ -150,8 +181,13 @@ class OpenCL(Runtime):
 
 def _target(device: Any) -> Target:
     width = 4 * max(1, device.native_vector_width_float)
-    return Target("opencl", f"{device.platform.version} {device.name}", vector_bytes=width,
-                  vector_registers=32 if width >= 64 else 16, threads=device.max_compute_units)
+    return Target(
+        "opencl",
+        f"{device.platform.version} {device.name}",
+        vector_bytes=width,
+        vector_registers=32 if width >= 64 else 16,
+        threads=device.max_compute_units,
+    )
 
 
 class _Bound:
@@ -186,7 +222,9 @@ class _Bound:
     def enqueue(self, memories: Sequence[Any], params: Mapping[str, int]) -> Any:
         """The event of the launch."""
         self.bind(memories, params)
-        return self.runtime.cl.enqueue_nd_range_kernel(self.runtime.queue, self.kernel, (self.items,), (1,))
+        return self.runtime.cl.enqueue_nd_range_kernel(
+            self.runtime.queue, self.kernel, (self.items,), (1,)
+        )
 
 
 class OpenCLSequence(LaunchSequence):

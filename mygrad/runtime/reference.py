@@ -32,7 +32,7 @@ from mygrad.runtime.base import LaunchSequence, Runtime
 CHUNK_POINTS = 1 << 22  # of the largest expression that is evaluated at once
 
 
-# --- evaluation of expressions -------------------------------------------------------------------
+# --- evaluation of expressions ------------------------------------------------------------------
 
 
 class Value(NamedTuple):
@@ -48,8 +48,13 @@ class Value(NamedTuple):
 class Grid:
     """One chunk of a store's grid: ranges of the axes, contents of the buffers, and parameters."""
 
-    def __init__(self, kernel: Kernel, ranges: Mapping[Expr, range], contents: Sequence[Array],
-                 params: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        ranges: Mapping[Expr, range],
+        contents: Sequence[Array],
+        params: Mapping[str, int],
+    ) -> None:
         self.kernel = kernel
         self.ranges = ranges
         self.contents = contents
@@ -162,8 +167,10 @@ def _reduce(grid: Grid, e: Expr) -> Value:
     dims = _by_id(free_axes(e.src[0]) | set(axes))
     array, bad = grid.spread(e.src[0], dims, full=True)
     positions = tuple(dims.index(a) for a in axes)
-    return Value(numeric.reduce(op, array, positions, e.dtype),
-                 None if bad is None else np.asarray(bad.any(axis=positions)))
+    return Value(
+        numeric.reduce(op, array, positions, e.dtype),
+        None if bad is None else np.asarray(bad.any(axis=positions)),
+    )
 
 
 def _scan(grid: Grid, e: Expr) -> Value:
@@ -192,7 +199,7 @@ _ROWS: dict[Op, Callable[[Grid, Expr], Value]] = {
 }
 
 
-# --- evaluation of stores ------------------------------------------------------------------------
+# --- evaluation of stores -----------------------------------------------------------------------
 
 
 class Writes(NamedTuple):
@@ -214,8 +221,10 @@ def run(kernel: Kernel, arrays: Sequence[Array], params: Mapping[str, int]) -> N
     Raises:
         InternalError: an index outside of its buffer, or two writes of an element in no order.
     """
-    contents = [dt.from_storage(array, info.dtype)
-                for array, info in zip(arrays, kernel.buffers, strict=True)]
+    contents = [
+        dt.from_storage(array, info.dtype)
+        for array, info in zip(arrays, kernel.buffers, strict=True)
+    ]
     writes = [_evaluate_store(kernel, store, contents, params) for store in kernel.stores]
     for store, write in zip(kernel.stores, writes, strict=True):
         _check_order(kernel, store, write)
@@ -225,8 +234,9 @@ def run(kernel: Kernel, arrays: Sequence[Array], params: Mapping[str, int]) -> N
         arrays[store.slot][...] = dt.to_storage(cells, dtype)
 
 
-def _evaluate_store(kernel: Kernel, store: Store, contents: Sequence[Array],
-                    params: Mapping[str, int]) -> Writes:
+def _evaluate_store(
+    kernel: Kernel, store: Store, contents: Sequence[Array], params: Mapping[str, int]
+) -> Writes:
     roots = [store.index, store.value] + ([] if store.valid is None else [store.valid])
     free: frozenset[Expr] = frozenset().union(*(free_axes(r) for r in roots))
     ordered = [a for a in store.ordered_axes if a in free]
@@ -234,8 +244,10 @@ def _evaluate_store(kernel: Kernel, store: Store, contents: Sequence[Array],
     if stray := free - {*ordered, *unordered}:
         raise InternalError(f"reference: {kernel.name} stores over {_by_id(stray)}, not its axes")
     axes = unordered + ordered
-    chunks = [_evaluate_chunk(Grid(kernel, ranges, contents, params), store, axes, len(unordered))
-              for ranges in _chunks(axes, toposort(roots))]
+    chunks = [
+        _evaluate_chunk(Grid(kernel, ranges, contents, params), store, axes, len(unordered))
+        for ranges in _chunks(axes, toposort(roots))
+    ]
     if not chunks:
         empty = np.zeros(0, np.int64)
         return Writes(empty, contents[store.slot][:0], empty)
@@ -251,9 +263,11 @@ def _evaluate_chunk(grid: Grid, store: Store, axes: list[Expr], unordered: int) 
     outside = (index.array < 0) | (index.array >= size)
     if index.bad is not None:
         outside = outside | index.bad
-    for what, wrong in (("stores outside of", outside & valid),
-                        ("loads outside of a buffer for", value.bad),
-                        ("decides from outside of a buffer about", _any_bad(maybe_valid))):
+    for what, wrong in (
+        ("stores outside of", outside & valid),
+        ("loads outside of a buffer for", value.bad),
+        ("decides from outside of a buffer about", _any_bad(maybe_valid)),
+    ):
         if wrong is not None and wrong.any():
             raise InternalError(_where(grid, store, axes, what, np.argwhere(wrong)[0]))
     numbers = [np.asarray(grid.ranges[a], np.int64) for a in axes[:unordered]]
@@ -267,11 +281,14 @@ def _evaluate_chunk(grid: Grid, store: Store, axes: list[Expr], unordered: int) 
 
 
 def _where(grid: Grid, store: Store, axes: Sequence[Expr], what: str, position: Array) -> str:
-    at = ", ".join(f"i{a.arg[0]}={grid.ranges[a][int(p)]}"
-                   for a, p in zip(axes, position, strict=True))
+    at = ", ".join(
+        f"i{a.arg[0]}={grid.ranges[a][int(p)]}" for a, p in zip(axes, position, strict=True)
+    )
     size = grid.contents[store.slot].size
-    return (f"reference: kernel {grid.kernel.name} {what} b{store.slot} (size {size}) at ({at}): "
-            f"b{store.slot}[{_short(store.index)}] = {_short(store.value)}")
+    return (
+        f"reference: kernel {grid.kernel.name} {what} b{store.slot} (size {size}) at ({at}): "
+        f"b{store.slot}[{_short(store.index)}] = {_short(store.value)}"
+    )
 
 
 def _short(e: Expr) -> str:
@@ -292,8 +309,10 @@ def _chunks(axes: Sequence[Expr], nodes: Sequence[Expr]) -> Iterator[dict[Expr, 
         steps[a] = max(1, steps[a] // -(-points // CHUNK_POINTS))
         if largest() > CHUNK_POINTS:
             steps[a] = 1
-    pieces = [[range(low, min(low + steps[a], a.arg[1]))
-               for low in range(0, a.arg[1], max(steps[a], 1))] for a in axes]
+    pieces = [
+        [range(low, min(low + steps[a], a.arg[1])) for low in range(0, a.arg[1], max(steps[a], 1))]
+        for a in axes
+    ]
     for number in range(math.prod(len(p) for p in pieces)):
         chosen = {}
         for a, options in zip(reversed(axes), reversed(pieces), strict=True):
@@ -308,18 +327,21 @@ def _check_order(kernel: Kernel, store: Store, write: Writes) -> None:
     clash = (index[1:] == index[:-1]) & (point[1:] != point[:-1])
     if clash.any():
         element = index[1:][clash][0]
-        raise InternalError(f"reference: kernel {kernel.name} writes b{store.slot}[{element}] from "
-                            f"two points in no order: b{store.slot}[{_short(store.index)}]")
+        raise InternalError(
+            f"reference: kernel {kernel.name} writes b{store.slot}[{element}] from "
+            f"two points in no order: b{store.slot}[{_short(store.index)}]"
+        )
 
 
-# --- the device ----------------------------------------------------------------------------------
+# --- the device ---------------------------------------------------------------------------------
 
 
 def _view(memory: Array, offset: int, info: BufferInfo) -> Array:
     nbytes = info.size * info.dtype.itemsize
     if offset + nbytes > memory.nbytes:
         raise InternalError(
-            f"reference: {nbytes} bytes at {offset} do not fit into a memory of {memory.nbytes}")
+            f"reference: {nbytes} bytes at {offset} do not fit into a memory of {memory.nbytes}"
+        )
     return memory[offset : offset + nbytes].view(info.dtype.storage)
 
 
