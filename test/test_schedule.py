@@ -23,15 +23,14 @@ from graphs import (
     zeros,
 )
 
+from mygrad import Tensor, interpret, nn, realize
 from mygrad import dtype as dt
 from mygrad import graph as g
-from mygrad import interpret, realize
 from mygrad.graph import HostCall, Node
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
 from mygrad.schedule import memory
 from mygrad.schedule.schedule import key, schedule
-
 
 X = buffer(64, 30)
 
@@ -203,3 +202,35 @@ def test_place_never_overlaps() -> None:
 def test_row_reduction_of_rows() -> None:
     x = buffer(40, 30)
     check(g.alu(Op.MUL, row(Op.ADD, x), row(Op.MAX, softmax(x))))
+
+
+def count(*tensors: Tensor) -> int:
+    return len(schedule([t.node for t in tensors], "reference").steps)
+
+
+def random(*shape: int, requires_grad: bool = False) -> Tensor:
+    return Tensor(array(*shape), requires_grad=requires_grad)
+
+
+def test_softmax_and_its_gradient_are_a_kernel_each() -> None:
+    x, g = random(64, 100, requires_grad=True), random(64, 100)
+    y = x.softmax(-1)
+    assert count(y) == 1
+    assert count(x.log_softmax(-1)) == 1
+    y.backward(g)
+    assert count(x.grad) == 1
+
+
+def test_layer_norm_is_one_kernel_and_its_gradients_two() -> None:
+    norm, x = nn.LayerNorm(100), random(64, 100, requires_grad=True)
+    y = norm(x)
+    assert count(y) == 1
+    y.backward(random(64, 100))
+    assert count(x.grad, norm.weight.grad, norm.bias.grad) == 2
+
+
+def test_cross_entropy_with_its_gradient_is_two_kernels() -> None:
+    x = random(64, 100, requires_grad=True)
+    loss = x.cross_entropy(Tensor(np.arange(64) % 100))
+    loss.backward()
+    assert count(loss, x.grad) == 2

@@ -44,18 +44,14 @@ def evaluations(own: int, space: int) -> float:
     return own * max(1.0, space / max(own, 1) / TILE_REUSE)
 
 
-def inline(times: float, operations: float, leaf_bytes: float) -> float:
-    """Computing a value `times` times where it is read. `leaf_bytes` is read for each computation."""
-    return times * (operations * OPERATION + leaf_bytes * BYTE)
+def computing(times: float, operations: float) -> float:
+    """So many evaluations of an expression of so many operations."""
+    return times * operations * OPERATION
 
 
-def stored(
-    size: int, itemsize: int, operations: float, leaf_bytes: float, reads: float, fused: bool
-) -> float:
-    """Computing a value once, writing it, and reading it `reads` times. `fused`: some kernel computes it
-    anyway, so that only the writing is added."""
-    own = 0.0 if fused else LAUNCH + size * leaf_bytes * BYTE
-    return own + size * (operations * OPERATION + itemsize * BYTE) + reads * itemsize * BYTE
+def moving(times: float, nbytes: float) -> float:
+    """Reading or writing `nbytes` so many times."""
+    return times * nbytes * BYTE
 
 
 def extents(axes: object) -> int:

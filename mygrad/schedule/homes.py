@@ -186,21 +186,7 @@ class Homes:
         if times <= node.size and len({d.group for d in demands}) == 1:
             self._pass_on(node, demands)
             return
-        facts = self.own[node]
-        leaf_bytes = sum(
-            min(x.size, node.size) / max(node.size, 1) * x.dtype.itemsize for x in facts.leaves
-        )
-        orphans = [
-            x
-            for x in facts.leaves
-            if x.op is Op.REDUCE and x.size >= node.size and not self._one_row_kernel(demands, node)
-        ]
-        inline = cost.inline(times, facts.operations, leaf_bytes)
-        inline += sum(x.size * x.dtype.itemsize * cost.BYTE + cost.LAUNCH for x in orphans)
-        fused = bool(orphans) or self._host_group(node, demands) is not None
-        stored = cost.stored(
-            node.size, node.dtype.itemsize, facts.operations, leaf_bytes, times, fused
-        )
+        inline, stored = self._inline_cost(node, demands), self._stored_cost(node, demands)
         if inline <= stored:
             self._pass_on(node, demands)
         else:
@@ -210,6 +196,43 @@ class Homes:
                 f"read {times / max(node.size, 1):.3g} times an element: keeping it "
                 f"costs {stored / 1e3:.3g} us, computing it again {inline / 1e3:.3g} us",
             )
+
+    def _inline_cost(self, node: Node, demands: list[Demand]) -> float:
+        """Every reader computes it from its leaves. Reductions among those that could have ended in this node
+        must then be stored instead."""
+        total = sum(self._again(node, mine) for mine in _by_group(demands).values())
+        if not self._one_row_kernel(demands, node):
+            for x in self.own[node].leaves:
+                if x.op is Op.REDUCE and x.size >= node.size:
+                    total += cost.LAUNCH + cost.moving(x.size, x.dtype.itemsize)
+        return total
+
+    def _again(self, node: Node, demands: list[Demand]) -> float:
+        """Computing the node in one kernel for these demands; what it reads stays in cache between them."""
+        times = [_evaluations(d) for d in demands]
+        return cost.computing(sum(times), self.own[node].operations) + cost.moving(
+            max(times), self._leaf_bytes(node)
+        )
+
+    def _leaf_bytes(self, node: Node) -> float:
+        """Bytes read to compute an element from its leaves."""
+        size = max(node.size, 1)
+        return sum(min(x.size, size) / size * x.dtype.itemsize for x in self.own[node].leaves)
+
+    def _stored_cost(self, node: Node, demands: list[Demand]) -> float:
+        """One kernel computes and writes it, the others read it."""
+        readers = _by_group(demands)
+        home = self._home_group(node, demands)
+        total = cost.moving(node.size, node.dtype.itemsize)
+        if home is not None:
+            total += self._again(node, readers.pop(home.group))
+        elif _is_epilogue(node, self.own[node]):
+            total += cost.computing(node.size, self.own[node].operations)
+        else:
+            total += cost.LAUNCH + cost.computing(node.size, self.own[node].operations)
+            total += cost.moving(node.size, self._leaf_bytes(node))
+        reads = sum(max(_evaluations(d) for d in mine) for mine in readers.values())
+        return total + cost.moving(reads, node.dtype.itemsize)
 
     def _one_row_kernel(self, demands: list[Demand], node: Node) -> bool:
         return (
@@ -252,7 +275,7 @@ class Homes:
         if len(rows) < len(group.axes):
             if cost.extents(rows) < cost.EPILOGUE_ROWS and _work(node) > cost.SMALL:
                 return f"only {cost.extents(rows)} rows to share among threads"
-        elif self._is_heavy(node) and group.heavy:
+        elif node.op is Op.REDUCE and self._is_heavy(node) and group.heavy:
             return "its reader already holds a large reduction"
         if not _nested(rows, group.rows):
             return "its rows cut across the rows of another reduction"
@@ -272,23 +295,23 @@ class Homes:
     # --- buffers --------------------------------------------------------------------------------------------
 
     def _store(self, node: Node, demands: list[Demand], reason: str) -> None:
-        host = self._host_group(node, demands)
-        if host is not None:
-            mine = next(d for d in demands if d.group is host)
-            self._enter_rows(node, mine)
-            host.outputs[node] = mine.index
-            group = host
+        home = self._home_group(node, demands)
+        if home is not None:
+            group = home.group
+            self._enter_rows(node, home)
+            group.outputs[node] = home.index
+            mine = [home] if node.op is Op.REDUCE else [d for d in demands if d.group is group]
         else:
             group = self._new_group(
                 node, reason, node.src[1].shape if node.op is Op.SCATTER else node.shape
             )
-            mine = Demand(group, group.index, False, frozenset(group.axes))
+            mine = [Demand(group, group.index, False, frozenset(group.axes))]
         self.group_of[node] = group
         for d in demands:
             if d.group is not group:
                 d.group.reads.add(group)
         if node.op not in STEPS and node.op not in SOURCE:
-            self._pass_on(node, [mine])
+            self._pass_on(node, mine)
         elif node.op in STEPS:
             for s in node.src:
                 self.demands[s].append(Demand(group, (), True, frozenset()))
@@ -312,36 +335,24 @@ class Homes:
         self.groups.append(group)
         return group
 
-    def _host_group(self, node: Node, demands: list[Demand]) -> Group | None:
-        """A group that computes all of the node anyway, so that storing it there costs one write."""
+    def _home_group(self, node: Node, demands: list[Demand]) -> Demand | None:
+        """A demand at which some kernel computes all of the node anyway, so that storing it there costs one
+        write; and which does not make kernels depend on each other in a circle."""
         if node in self.cuts or node.size == 0:
             return None
-        groups = dict.fromkeys(d.group for d in demands)
-        for group in groups:
-            mine = [d for d in demands if d.group is group]
-            others = set(groups) - {group}
-            if (
-                not any(d.conditional for d in mine)
-                and self._fits(node, mine)
-                and not (others and group.depends_on(others))
-            ):
-                return group
+        readers = _by_group(demands)
+        for group, mine in readers.items():
+            others = set(readers) - {group}
+            home = self._home_in(node, mine)
+            if home is not None and not (others and group.depends_on(others)):
+                return home
         return None
 
-    def _fits(self, node: Node, demands: list[Demand]) -> bool:
-        if node.op is Op.REDUCE or self._has_reduce(node):
-            return self._why_not_register(node, demands) is None
-        first = demands[0]
-        rows = _covered(first, node)
-        return (
-            rows is not None
-            and len(rows) == len(first.group.axes)
-            and _joinable(first.group)
-            and all(d.index == first.index for d in demands)
-        )
-
-    def _has_reduce(self, node: Node) -> bool:
-        return any(x.op is Op.REDUCE for x in self.own[node].leaves)
+    def _home_in(self, node: Node, demands: list[Demand]) -> Demand | None:
+        """A demand of one group at which it can store the node. A reduction must be read there only."""
+        if node.op is Op.REDUCE:
+            return demands[0] if self._why_not_register(node, demands) is None else None
+        return next((d for d in demands if self._why_not_register(node, [d]) is None), None)
 
     # --- after: what the visit could not see ---------------------------------------------------------------
 
@@ -420,6 +431,13 @@ def _joinable(group: Group) -> bool:
 def _work(node: Node) -> int:
     """Elements a reduction reads."""
     return node.src[0].size if node.op is Op.REDUCE else node.size
+
+
+def _by_group(demands: Iterable[Demand]) -> dict[Group, list[Demand]]:
+    groups: dict[Group, list[Demand]] = {}
+    for d in demands:
+        groups.setdefault(d.group, []).append(d)
+    return groups
 
 
 def _evaluations(d: Demand) -> float:

@@ -137,4 +137,31 @@ def _drop_mark(node: Node) -> Node | None:
     return node.src[0]
 
 
-_OTHER_RULES: dict[Op, tuple[Rule, ...]] = {Op.REDUCE: (_reduce_units,), Op.DETACH: (_drop_mark,)}
+def _scatter_one(node: Node) -> Node | None:
+    """One update for each row: every element asks whether it is the one. That fuses, a scatter does not.
+
+    This is the gradient of picking a label's logit.
+    """
+    base, index, update = node.src
+    axis, mode = node.arg
+    if index.shape[axis] != 1 or base.shape[axis] <= 1:
+        return None
+    column = tuple(n if i == axis else 1 for i, n in enumerate(base.shape))
+    place = graph.move(Op.RESHAPE, graph.iota(base.shape[axis]), column)
+    wanted = graph.cast(graph.move(Op.EXPAND, index, base.shape), place.dtype)
+    hit = graph.alu(Op.EQ, wanted, graph.move(Op.EXPAND, place, base.shape))
+    new = graph.move(Op.EXPAND, update, base.shape)
+    if mode in _COMBINED:
+        new = simplify([graph.alu(_COMBINED[mode], base, new)])[0]
+    elif mode != "set":
+        return None
+    return graph.alu(Op.WHERE, hit, new, base)
+
+
+_COMBINED = {"add": Op.ADD, "mul": Op.MUL, "max": Op.MAX}
+
+_OTHER_RULES: dict[Op, tuple[Rule, ...]] = {
+    Op.REDUCE: (_reduce_units,),
+    Op.DETACH: (_drop_mark,),
+    Op.SCATTER: (_scatter_one,),
+}
