@@ -27,12 +27,14 @@ class Capture:
 
     `touched` maps each older `Lazy` that was used to the node it had before; `fresh` lists host inputs that
     must be made anew for each replay (random keys): (BUFFER node, function that returns the array).
+    `conditions` are values outside of the function that its capture depends on: (how to read one, the value).
     """
 
     def __init__(self, settle: Callable[[Lazy], Node]) -> None:
         self.epoch = next(_epochs)
         self.touched: dict[int, tuple[Lazy, Node]] = {}
         self.fresh: list[tuple[Node, Callable[[], Any]]] = []
+        self.conditions: list[tuple[Callable[[], Hashable], Hashable]] = []
         self._settle = settle
 
     def touch(self, lazy: Lazy) -> None:
@@ -92,9 +94,20 @@ class Lazy:
         self._node = node
 
 
+def epoch() -> int:
+    """The number of the capture in progress, 0 if there is none."""
+    return 0 if _current is None else _current.epoch
+
+
 def current() -> Capture | None:
     """The capture in progress, if any."""
     return _current
+
+
+def depends_on(read: Callable[[], Hashable]) -> None:
+    """Say that what is being captured, if anything, holds only while `read()` gives what it gives now."""
+    if _current is not None:
+        _current.conditions.append((read, read()))
 
 
 def forbid(operation: str, remedy: str) -> None:

@@ -102,6 +102,11 @@ class Captured:
     updates: list[tuple[Lazy | int, int, tuple[int, ...]]]
     outputs: list[tuple[type[Lazy], int, tuple[int, ...]]]
     tree: Any
+    conditions: list[tuple[Callable[[], Hashable], Hashable]]
+
+    def holds(self) -> bool:
+        """Whether what the capture depended on outside of the function is as it was."""
+        return all(read() == value for read, value in self.conditions)
 
     def run(self, arguments: Sequence[Lazy]) -> Any:
         """Bind, run, and hand out the results."""
@@ -156,7 +161,7 @@ class jit(Generic[P, R]):
     def __init__(self, function: Callable[P, R]) -> None:
         functools.update_wrapper(self, function)
         self.function = function
-        self.captured: dict[Hashable, Captured] = {}
+        self.captured: dict[Hashable, list[Captured]] = {}
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -169,7 +174,7 @@ class jit(Generic[P, R]):
         about = tuple((a._node.shape, a._node.dtype, a._node.device) for a in arguments)
         key = (tree, about, tuple(switch() for switch in capture.switches))
         try:
-            found = self.captured.get(key)
+            known = self.captured.setdefault(key, [])
         except TypeError as error:
             raise CaptureError(
                 message(
@@ -179,8 +184,10 @@ class jit(Generic[P, R]):
                     "wrap arrays in Tensor(...)",
                 )
             ) from None
+        found = next((c for c in known if c.holds()), None)
         if found is None:
-            found = self.captured[key] = self._capture(tree, arguments)
+            found = self._capture(tree, arguments)
+            known.append(found)
         return found.run(arguments)  # type: ignore[no-any-return]
 
     def _capture(self, tree: Any, arguments: list[Lazy]) -> Captured:
@@ -240,4 +247,5 @@ def _assemble(
         updates,
         [(type(lazy), place[lazy._node], lazy._node.shape) for lazy in returned],
         tree,
+        watch.conditions,
     )

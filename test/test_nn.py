@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from mygrad import Tensor, nn
+from mygrad import Tensor, jit, nn
 from mygrad import dtype as dt
 from mygrad.errors import ConfigError, DataError, MissingPackageError, ShapeError
 from mygrad.nn import state
@@ -307,6 +307,49 @@ def test_train_and_eval() -> None:
     net.eval()
     with Tensor.train():  # an explicit choice stays
         assert not any(m.training for m in net.modules())
+
+
+def test_jit_notices_the_mode() -> None:
+    traced = []
+    norm = nn.BatchNorm1d(2)
+
+    @jit
+    def f(x: Tensor) -> Tensor:
+        traced.append(norm.training)
+        return norm(x)
+
+    x = Tensor(values((5, 2)) + 3)
+    evaluated = f(x).numpy()
+    with Tensor.train():
+        trained = f(x).numpy()
+    assert abs(trained.mean()) < 1e-5 < abs(evaluated.mean())
+    norm.train()
+    f(x)
+    statistics = norm.running_mean.numpy()
+    norm.eval()
+    f(x)
+    np.testing.assert_array_equal(norm.running_mean.numpy(), statistics)
+    assert traced == [False, True, True, False]
+    for mode in (True, False):  # all are known by now
+        f(Tensor(values((5, 2))))
+        norm.train(mode)
+    assert len(traced) == 4
+
+
+def test_a_mode_set_inside_of_jit_is_part_of_it() -> None:
+    traced = []
+    norm = nn.BatchNorm1d(2).eval()
+
+    @jit
+    def step(x: Tensor) -> Tensor:
+        traced.append(norm.train().training)
+        return norm(x)
+
+    x = Tensor(values((5, 2)))
+    first = step(x).numpy()
+    norm.eval()
+    np.testing.assert_array_equal(step(x).numpy(), first)
+    assert traced == [True]
 
 
 def test_dropout() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mygrad import capture
 from mygrad.nn import state
 from mygrad.tensor import Tensor
 
@@ -27,6 +28,7 @@ class Module:
     """
 
     _mode: bool | None = None  # what train() or eval() said
+    _mode_epoch = 0  # the capture by `jit` inside of which they said it, 0 if outside
     _computed = False  # whether the initial values of parameters are in memory
 
     @property
@@ -34,11 +36,13 @@ class Module:
         """Whether dropout drops and batch norm learns: what `train()` or `eval()` of this Module
         said last; until one of them is called, what `with Tensor.train():` says (not in
         training)."""
+        if self._mode_epoch != capture.epoch():
+            capture.depends_on(lambda: self._mode)  # a jitted function notices train() and eval()
         return Tensor.training if self._mode is None else self._mode
 
     @training.setter
     def training(self, mode: bool) -> None:
-        self._mode = mode
+        self._mode, self._mode_epoch = mode, capture.epoch()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What calling the Module computes."""

@@ -18,7 +18,9 @@
 Each family stands on those above it, and uses nothing of those below.
 """
 
+from mygrad import capture
 from mygrad.tensor.gradient import Gradient, grad, value_and_grad
+from mygrad.tensor.mode import mode
 
 
 class Tensor(Gradient):
@@ -30,5 +32,8 @@ class Tensor(Gradient):
 
     __slots__ = ()
 
+
+# what a jitted function is captured for
+capture.switches.append(lambda: (Tensor.training, mode.gradients))
 
 __all__ = ["Tensor", "grad", "value_and_grad"]
