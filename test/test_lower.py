@@ -13,6 +13,7 @@ from mygrad import dtype as dt
 from mygrad.codegen import stmt
 from mygrad.codegen.actions import (
     Action,
+    Defer,
     Parallel,
     Reorder,
     Schedule,
@@ -514,6 +515,25 @@ def test_a_stage_that_misses_a_loop_is_refused() -> None:
     kernel = matmul(9, 29, 7)
     with pytest.raises(ScheduleError, match="layout"):
         codegen.lower(apply(start(kernel), (*TILED, Stage(2, "i1o", ("i2", "i1ii")))))
+
+
+def test_deferred_stores() -> None:
+    i, j, r = axis(0, 9), axis(1, 29), axis(2, 7)
+    total = reduce(Op.ADD, mul(load(2, F, i * 7 + r), load(3, F, r * 29 + j)), (r,))
+    value = alu(Op.EXP, mul(total, load(4, F, j)))
+    stores = (Store(0, i * 29 + j, value), Store(1, i * 29 + j, mul(value, total)))
+    kernel = Kernel("deferred", (i, j), stores, buffers(261, 261, 63, 203, 29, out=2))
+    for actions in (
+        (*TILED, Defer(("i0i", "i1io"))),
+        (*STAGED[:-1], Stage(3, "i1o", STAGED[-1].layout), Defer(("i0i", "i1io"))),
+    ):
+        shown = stmt.text(check(kernel, apply(start(kernel), actions)))
+        assert "scratch t0" in shown
+        assert all("exp" not in line for line in shown.split("\n") if "update" in line)
+    check_all(kernel)
+    check_all(
+        matmul(9, 50, 7, epilogue=True), (*TILED, Defer(("i0i",))), (*TILED, Defer(("i1io",)))
+    )
 
 
 # --- random schedules -----------------------------------------------------------------------------

@@ -4,7 +4,7 @@
                loops   (LoopAxis, ...)    outermost first; all output and reduce axes, or parts
                stages  (Stage, ...)       operands that are copied into scratch memory
     LoopAxis = (name, axis, root, stride, kind)       kind: seq | parallel | unroll | vector
-    action   = Split | Reorder | Vectorize | Unroll | Parallel | Stage
+    action   = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer
 
 An axis of the kernel (the root) is the sum of its loops, each times its stride: after `Split("i0",
 8)`, i0 = 8 * i0o + i0i. Only the last tile of a root may be short (ragged); lowering peels it off.
@@ -67,6 +67,7 @@ class Schedule:
     loops: tuple[LoopAxis, ...]
     next_id: int
     stages: tuple[Stage, ...] = ()
+    deferred: tuple[str, ...] = ()  # unrolled loops that stores run through one by one
 
     def loop(self, name: str, op: str = "schedule") -> LoopAxis:
         """The loop of that name.
@@ -86,7 +87,8 @@ class Schedule:
 
     def __str__(self) -> str:
         lines = [f"{p.name}: {p.kind}[{p.extent}] stride {p.stride}" for p in self.loops]
-        return "\n".join(lines + [str(s) for s in self.stages])
+        lines += [str(s) for s in self.stages]
+        return "\n".join(lines + [f"deferred: {', '.join(self.deferred)}"] * bool(self.deferred))
 
 
 def start(kernel: Kernel) -> Schedule:
@@ -293,7 +295,30 @@ class Stage:
         return replace(s, stages=(*s.stages, self))
 
 
-Action = Split | Reorder | Vectorize | Unroll | Parallel | Stage
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """Store the results of a tile after it, in sequential loops over its unrolled loops `axes`; the
+    reductions of the tile hand their results over in scratch memory. A long expression after a
+    reduction is then written out once, and not once for every copy.
+
+    tile mi: { acc = sum(...); C[mi] = f(acc) }
+    ->  Defer(("mi",))  ->
+    tile mi: { acc = sum(...); S[mi] = acc };  for mi: C[mi] = f(S[mi])
+    """
+
+    axes: tuple[str, ...]
+
+    def apply(self, s: Schedule) -> Schedule:
+        """The schedule after the action."""
+        for name in self.axes:
+            loop = s.loop(name, "Defer")
+            _refuse(loop.kind != "unroll", self, f"{name} is not unrolled")
+            _refuse(loop.root not in s.kernel.axes, self, f"{name} is part of a reduction")
+        _refuse(bool(s.deferred), self, "stores are deferred already")
+        return replace(s, deferred=self.axes)
+
+
+Action = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer
 
 
 def definition(s: Schedule, root: Expr) -> Expr:

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 
 from mygrad.codegen.actions import (
     Action,
+    Defer,
+    LoopAxis,
     Parallel,
     Reorder,
     Schedule,
@@ -36,6 +38,8 @@ from mygrad.kernel import Kernel, ordered_axes, scan_axes
 from mygrad.program import Target
 
 SMALL = 10_000  # operations below which one thread is faster than several
+LONG = 6  # operations after a reduction that are not repeated for every copy of a tile
+FEW = 4  # copies up to which they are
 REPEATED = 0.1  # share of the work that every thread may repeat
 
 
@@ -81,7 +85,16 @@ class Plan:
         heaviest = next((n for n in self.nests if n.reduced), None)
         if heaviest is not None and heaviest is self.nests[0]:
             taken += stages_of(heaviest, self.tile, scheduled, self.target)
+            taken += self.deferred(scheduled)
         return tuple(taken)
+
+    def deferred(self, scheduled: Schedule) -> list[Action]:
+        """Stores with long expressions wait until the end of the register tile."""
+        copies = [p for p in scheduled.loops if p.kind == "unroll" and p.root in self.kernel.axes]
+        long = any(n.operations > LONG or n.heavy for n in self.nests if not n.reduced)
+        if not long or prod(p.extent for p in copies) < FEW:
+            return []
+        return [Defer(tuple(p.name for p in copies))]
 
     def divide(self, root: Expr, name: str) -> list[Action]:
         """Split off the vector and the copies of an axis."""
@@ -96,13 +109,13 @@ class Plan:
             return [*taken, Vectorize(name + "i")]
         return [*taken, Split(name + "i", lanes), Vectorize(name + "ii"), Unroll(name + "io")]
 
-    def order(self, scheduled: Schedule) -> list:  # type: ignore[type-arg]
+    def order(self, scheduled: Schedule) -> list[LoopAxis]:
         """Loops by: outputs before reductions; how many reductions need the axis; sequential loops
         before tiles; bytes moved from one iteration to the next."""
         needed = {a: sum(a in n.axes for n in self.nests if n.reduced) for a in self.kernel.axes}
         moved = {a: self.moved(a) for a in {p.root for p in scheduled.loops}}
 
-        def key(p) -> tuple[float, ...]:  # type: ignore[no-untyped-def]
+        def key(p: LoopAxis) -> tuple[float, ...]:
             output = p.root in needed
             kind = {"seq": 0, "unroll": 1, "vector": 2}[p.kind]
             return (not output, -needed.get(p.root, 0), kind, -moved[p.root] if kind == 0 else 0)

@@ -13,13 +13,16 @@ loops and tiles.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from mygrad import dtype as dt
 from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError
 from mygrad.codegen.prepare import (
+    Handover,
     Staged,
     axes_of,
     combine,
+    defer_stores,
     prepare,
     staged_loads,
 )
@@ -49,7 +52,8 @@ class Placer:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.root = Scope()
-        self.stores = prepare(schedule)
+        self.stores, self.handovers = defer_stores(schedule, prepare(schedule))
+        self.deferred = frozenset(schedule.deferred)
         self.order = {p.axis: n for n, p in enumerate(schedule.loops)}
         self.loop_of = {p.axis: p for p in schedule.loops}
         self.tile_axes = frozenset(p.axis for p in schedule.loops if p.is_tile)
@@ -59,7 +63,10 @@ class Placer:
         self._count_uses()
 
     def _count_uses(self) -> None:
-        nodes = toposort([e for store in self.stores for e in roots_of(store)])
+        nodes = toposort(
+            [e for store in self.stores for e in roots_of(store)]
+            + [h.value for h in self.handovers]
+        )
         self.uses: dict[Expr, int] = {}
         self.pure: set[Expr] = set()  # made of loop indices alone
         affine = [store.index for store in self.stores] + [e.src[0] for e in self.staged]
@@ -84,6 +91,8 @@ class Placer:
         for store in self.stores:
             for e in roots_of(store):
                 self.uses[e] = self.uses.get(e, 0) + 1
+        for handover in self.handovers:
+            self.place_handover(handover)
         for store in self.stores:
             self.place_store(store)
         return self.root
@@ -108,11 +117,26 @@ class Placer:
         if blocked is not None:
             self.place_blocked(store, *blocked)
             return
-        scope = self.store_scope(axes_of(store), store.ordered_axes, _scan_axis(store))
+        scope = self.store_scope(
+            axes_of(store), store.ordered_axes, _scan_axis(store), deferred=bool(self.handovers)
+        )
         scope.leaves.append(self.put(store, scope))
 
+    def place_handover(self, handover: Handover) -> None:
+        """Put the result of a reduction into scratch memory, declared just outside of the deferred
+        loops."""
+        scope = self.store_scope(free_axes(handover.value), (), None)
+        outside = next(s for s in scope.path if s.loop and s.loop.name in self.deferred).depth - 1
+        scope.path[outside].copies.append((handover.scratch, {}))
+        value = self.place(handover.value, scope)
+        scope.leaves.append(Put(handover.scratch.name, handover.index, value))
+
     def store_scope(
-        self, axes: Iterable[Expr], ordered: tuple[Expr, ...], scanned: Expr | None
+        self,
+        axes: Iterable[Expr],
+        ordered: tuple[Expr, ...],
+        scanned: Expr | None,
+        deferred: bool = False,
     ) -> Scope:
         """Parallel loops first, ordered ones after the other sequential ones, a scan innermost."""
 
@@ -123,7 +147,10 @@ class Placer:
                 return 0
             return 2 if p.axis in ordered or (p.is_tile and scanned is not None) else 1
 
-        return self.enter(self.root, sorted(self.loops(axes), key=rank), self.root.nests)
+        loops = sorted(self.loops(axes), key=rank)
+        if deferred:
+            loops = [replace(p, kind="seq") if p.name in self.deferred else p for p in loops]
+        return self.enter(self.root, loops, self.root.nests)
 
     def enter(self, scope: Scope, loops: Iterable[LoopAxis], nests: dict[LoopAxis, Scope]) -> Scope:
         """The scope inside of these loops, with the operands that are staged on the way copied

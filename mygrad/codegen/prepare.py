@@ -10,6 +10,7 @@ reductions with a condition).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from mygrad import dtype as dt
@@ -27,6 +28,7 @@ from mygrad.expr import (
     rebuild,
     reduce,
     scan,
+    substitute,
     toposort,
     where,
 )
@@ -195,12 +197,53 @@ def staged_loads(schedule: Schedule, stores: list[Store]) -> dict[Expr, Staged]:
         if stage is None:
             continue
         layout = tuple(schedule.loop(name) for name in stage.layout)
-        index = const(0)
-        for p, step in zip(layout, strides_of(tuple(p.extent for p in layout)), strict=True):
-            index = index + p.axis * step
         scratch = Scratch(f"s{len(staged)}", e.dtype, prod(p.extent for p in layout))
-        staged[e] = Staged(schedule.loop(stage.at), layout, scratch, index, e)
+        staged[e] = Staged(schedule.loop(stage.at), layout, scratch, row_major(layout), e)
     return staged
+
+
+# --- deferred stores ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A reduction whose result is put into scratch memory inside of its tile, and read after it."""
+
+    scratch: Scratch
+    index: Expr
+    value: Expr
+
+
+def defer_stores(schedule: Schedule, stores: list[Store]) -> tuple[list[Store], list[Handover]]:
+    """The stores that can wait for the end of their tile, reading scratch memory instead of
+    reductions."""
+    loops = [schedule.loop(name) for name in schedule.deferred]
+    handovers: dict[Expr, Handover] = {}
+    changed = []
+    for store in stores:
+        axes = axes_of(store)
+        found = [e for e in toposort(roots_of(store)) if e.op is Op.REDUCE and free_axes(e) == axes]
+        if not loops or not found or any(p.axis not in axes for p in loops) or store.ordered_axes:
+            changed.append(store)
+            continue
+        cells = [p for p in schedule.loops if p.is_tile and p.axis in axes]
+        for e in found:
+            if e not in handovers:
+                index = row_major(cells)
+                size = prod(p.extent for p in cells)
+                handovers[e] = Handover(Scratch(f"t{len(handovers)}", e.dtype, size), index, e)
+        cell = {e: load(handovers[e].scratch.name, e.dtype, handovers[e].index) for e in found}
+        changed.append(replace(store, value=substitute(store.value, cell)))
+    return changed, list(handovers.values())
+
+
+def row_major(loops: Iterable[LoopAxis]) -> Expr:
+    """The number of a point in an array over these loops."""
+    found = list(loops)
+    index = const(0)
+    for p, step in zip(found, strides_of(tuple(p.extent for p in found)), strict=True):
+        index = index + p.axis * step
+    return index
 
 
 def axes_of(store: Store) -> frozenset[Expr]:

@@ -34,7 +34,7 @@ identity. For an unroll axis active = extent.
 Extents. A tile axis has the same kind wherever it occurs in a function. Its AXIS carries the full
 extent; a vector TileAxis always has that extent (a power of two), an unroll TileAxis in a remainder
 may have fewer copies. In a remainder an unroll axis may also be the variable of an ordinary
-(one-trip) Loop, and not a tile axis.
+Loop (often of one trip), and not a tile axis.
 
 Accumulators. The axes of an accumulator are tile axes around its declaration, or around its Updates
 (a vectorised reduction is declared outside of the loop, updated in tiles inside of it, and combined
