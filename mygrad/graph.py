@@ -51,7 +51,7 @@ from mygrad.errors import (
     ShapeError,
     message,
 )
-from mygrad.helpers import Location, Shape, user_location
+from mygrad.helpers import UNKNOWN, Location, Shape, user_location
 from mygrad.ops import ALU, ARITY, COMBINE, MOVEMENT, SCATTER_MODES, SOURCE, Op
 from mygrad.program import Buffer
 
@@ -153,10 +153,22 @@ def _common_device(op: Op, src: tuple[Node, ...]) -> str | None:
 
 
 def buffer(memory: Buffer, shape: Shape) -> Node:
-    """The contents of a buffer, row-major in `shape`."""
-    node = _intern(Op.BUFFER, (), memory, shape, memory.dtype, memory.device)
-    if node.size > memory.size:
-        raise InternalError(f"buffer: shape {shape} does not fit {memory!r}")
+    """The contents of a buffer, row-major in `shape`. It has no location: nothing computes it."""
+    key = (Op.BUFFER, (), memory, shape, memory.dtype)
+    node = _interned.get(key)
+    if node is None:
+        node = Node.__new__(Node)
+        node.op, node.src, node.arg, node.shape, node.dtype = (
+            Op.BUFFER,
+            (),
+            memory,
+            shape,
+            memory.dtype,
+        )
+        node.device, node.location = memory.device, UNKNOWN
+        if node.size > memory.size:
+            raise InternalError(f"buffer: shape {shape} does not fit {memory!r}")
+        _interned[key] = node
     return node
 
 

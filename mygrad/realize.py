@@ -45,55 +45,68 @@ class Segment:
     sequence: LaunchSequence
 
 
-@dataclass
 class Prepared:
-    """A schedule with everything compiled: what `run` needs besides the input buffers."""
+    """A schedule with everything compiled: what `run` needs besides the input buffers.
 
-    schedule: Schedule
-    parts: list[Segment | Step]
-    owned: list[int]  # memories with a buffer of their own: results, and what host steps touch
+    What a run looks up is resolved here, once, because a small program takes microseconds.
+    """
 
-    def run(
-        self,
-        inputs: Sequence[Buffer],
-        params: Mapping[str, int],
-        results: Mapping[int, Buffer] | None = None,
-    ) -> list[Buffer]:
-        """Run on these inputs; one buffer per root. `results` gives buffers to write results into
-        (by number of the memory); the others are allocated."""
-        plan = self.schedule
-        held: dict[int, Buffer] = dict(results or {})
-        for i in self.owned:
-            if i not in held:
-                held[i] = allocate(
-                    plan.memories[i].device, plan.memories[i].dtype, _size(plan.memories[i])
-                )
-        arenas = {d: allocate(d, dt.uint8, n) for d, n in plan.arena_bytes.items()}
+    def __init__(self, plan: Schedule, parts: list[Segment | Step]) -> None:
+        self.schedule = plan
+        self.parts = parts
+        self.owned = [i for i, m in enumerate(plan.memories) if m.kind in ("result", "separate")]
+        self._makers = [
+            _maker(m.device, m.dtype, _size(m)) for m in map(plan.memories.__getitem__, self.owned)
+        ]
+        self._arenas = [(d, _maker(d, dt.uint8, n)) for d, n in plan.arena_bytes.items()]
+        self._sources = [
+            (m.kind == "input", m.number if m.kind == "input" else i)
+            for i, m in enumerate(plan.memories)
+        ]
 
-        def find(i: int) -> Any:
-            about = plan.memories[i]
-            return memory_of(inputs[about.number] if about.kind == "input" else held[i])
+    def run(self, inputs: Sequence[Buffer], params: Mapping[str, int]) -> list[Buffer]:
+        """Run on these inputs; one buffer per root."""
+        held = {i: make() for i, make in zip(self.owned, self._makers, strict=True)}
+        arenas = {device: make() for device, make in self._arenas}
+        sources = self._sources
 
-        explain.begin(plan)
+        def find(i: int) -> Buffer:
+            is_input, number = sources[i]
+            return inputs[number] if is_input else held[number]
+
+        if config.DEBUG:
+            explain.begin(self.schedule)
         for part in self.parts:
             if isinstance(part, Segment):
-                memories = [find(i) for i in part.memories]
+                memories = [find(i).memory for i in part.memories]
+                if None in memories:
+                    memory_of(next(b for b in map(find, part.memories) if b.memory is None))
                 if part.in_arena:
                     memories.append(arenas[part.device].memory)
                 self._launch(part, memories, params)
             else:
-                with explain.timing(part, plan):
-                    _host_step(part, plan, find)
-        return [
-            inputs[plan.memories[i].number] if plan.memories[i].kind == "input" else held[i]
-            for i in plan.results
-        ]
+                with explain.timing(part, self.schedule):
+                    _host_step(part, self.schedule, lambda i: memory_of(find(i)))
+        return [find(i) for i in self.schedule.results]
 
     def _launch(self, part: Segment, memories: list[Any], params: Mapping[str, int]) -> None:
         if config.DEBUG >= 2:
             explain.timed(part.steps, part.sequence.time(memories, params))
         else:
             part.sequence.run(memories, params)
+
+
+def _maker(device: str, dtype: DType, size: int) -> Callable[[], Buffer]:
+    """A function that allocates such a buffer."""
+    runtime = devices.get(device)
+    allocate, release, nbytes = runtime.allocate, runtime.release, max(size * dtype.itemsize, 1)
+
+    def make() -> Buffer:
+        made = Buffer(device, dtype, size)
+        made.memory, made.release = allocate(nbytes), release
+        return made
+
+    return make
 
 
 _prepared: dict[Hashable, Prepared] = {}
@@ -157,8 +170,7 @@ def assemble(plan: Schedule) -> Prepared:
             run.append(step)
         elif step is not None:
             parts.append(step)
-    owned = [i for i, m in enumerate(plan.memories) if m.kind in ("result", "separate")]
-    return Prepared(plan, parts, owned)
+    return Prepared(plan, parts)
 
 
 def _segment(
@@ -251,10 +263,7 @@ def memory_of(buffer: Buffer) -> Any:
 
 def allocate(device: str, dtype: DType, size: int) -> Buffer:
     """A buffer with memory, not initialised."""
-    runtime = devices.get(device)
-    made = Buffer(device, dtype, size)
-    made.memory, made.release = runtime.allocate(max(made.nbytes, 1)), runtime.release
-    return made
+    return _maker(device, dtype, size)()
 
 
 def from_numpy(
