@@ -74,12 +74,12 @@ class Prepared:
             is_input, number = sources[i]
             return inputs[number] if is_input else held[number]
 
-        if config.DEBUG:
+        if config.DEBUG or config.MYGRAD_DUMP:
             explain.begin(self.schedule)
         for part in self.parts:
             if isinstance(part, Segment):
                 memories = [find(i).memory for i in part.memories]
-                if None in memories:
+                if any(m is None for m in memories):
                     memory_of(next(b for b in map(find, part.memories) if b.memory is None))
                 if part.in_arena:
                     memories.append(arenas[part.device].memory)
