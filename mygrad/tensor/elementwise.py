@@ -181,7 +181,10 @@ class Elementwise(Creation):
         x = self._operand()
         if x.dtype.kind in "bu":
             return self
-        return self._map(graph.alu(Op.MAX, x, graph.alu(Op.NEG, x)))
+        node = graph.alu(Op.MAX, x, graph.alu(Op.NEG, x))
+        if x.dtype.is_float:  # MAX may choose -0.0 of the two zeros; adding 0.0 makes it 0.0
+            node = graph.alu(Op.ADD, node, graph.const(0.0, x.dtype, x.shape))
+        return self._map(node)
 
     def sign(self) -> Self:
         """-1, 0 or 1 by the sign of x; NaN stays. The gradient is 0."""

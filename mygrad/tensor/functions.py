@@ -207,11 +207,12 @@ class Functions(Elementwise):
     def _pow_float(self, y: Self) -> Self:
         zero, magnitude = self == 0, self.abs()
         result = (zero.where(1.0, magnitude).log() * y).exp()
+        result = ((magnitude == 1) & ~y.isfinite()).where(1.0, result)
         at_zero = (y < 0).where(float("inf"), (y == 0).where(1.0, 0.0)).cast(self.dtype)
-        result = zero.where(at_zero, (self == 1).where(1.0, result))
+        result = zero.where(at_zero, result)
         whole, odd = y.trunc() == y, ((y * 0.5).trunc() * 2 != y) & (y.abs() < 2.0**53)
-        negative = (odd & whole).where(-result, whole.where(result, float("nan")))
-        return (self < 0).where(negative, result)
+        negative = (odd & whole).where(-result, (whole | zero).where(result, float("nan")))
+        return self._has_minus().where(negative, result)
 
     def _pow_integers(self, y: Self) -> Self:
         """By squaring, one step for each bit of the exponent; negative exponents give 0."""
@@ -287,12 +288,14 @@ class Functions(Elementwise):
         """sign(x) log(1 + |x| + x^2 / (1 + sqrt(1 + x^2))); log(2|x|) for large x, where x^2 would
         overflow."""
         x = self._as_float()
-        magnitude = x.abs()
+        negative = x < 0
+        magnitude = negative.where(-x, x)  # not abs, whose gradient at 0 is 0
         large = magnitude > _large(x)
         m = large.where(1.0, magnitude)
         result = (m + m * m / ((m * m + 1).sqrt() + 1)).log1p()
         far = large.where(magnitude, 1.0).log() + LN2
-        return (x < 0).where(-1.0, 1.0) * large.where(far, result)
+        result = large.where(far, result)
+        return negative.where(-result, result)
 
     def acosh(self) -> Self:
         """log(x + sqrt(x^2 - 1)) with t = x - 1 for accuracy near 1; NaN below 1."""

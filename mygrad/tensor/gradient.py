@@ -57,7 +57,7 @@ class Gradient(Losses):
         [6.0]
 
         Raises:
-            GradientError: no leaf to find, or many elements and no gradient given.
+            GradientError: it carries no gradient, or has many elements and no gradient is given.
         """
         check_carries("backward", self)
         seed = self._seed(gradient)
@@ -67,15 +67,6 @@ class Gradient(Losses):
             (node, mark.tensor()) for node, mark, _ in computed
         ]
         wanted = [(n, tensor) for n, tensor in wanted if tensor is not None]
-        if not wanted:
-            raise GradientError(
-                message(
-                    "backward",
-                    "a tensor whose leaves no longer exist",
-                    "living leaves",
-                    "keep a reference to the tensors with requires_grad=True",
-                )
-            )
         found = gradient_nodes(root, [seed], [n for n, _ in wanted])
         for (_, tensor), node in zip(wanted, _restore(found, computed), strict=True):
             if node is not None:

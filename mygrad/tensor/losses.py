@@ -184,6 +184,7 @@ class Losses(Random):
         if target.dtype.is_float:
             return self._soft_cross_entropy(target, axis, weight, label_smoothing, reduction)
         self._check_target("cross_entropy", target, axis)
+        target = target.cast(dt.int64)  # uint8 labels cannot be compared with -100
         x = self.cast(accumulator(self.dtype))
         log_total = x.logsumexp(axis)
         loss, factor = log_total - x._picked(target, axis), None

@@ -131,11 +131,12 @@ class Special(Functions):
         x = self._as_float()
         if x.dtype.itemsize < 4:
             return x._through_float32(Special.atan)
-        magnitude = x.abs()
+        negative = x < 0
+        magnitude = negative.where(-x, x)  # not abs, whose gradient at 0 is 0
         large = magnitude > 1
         t = large.where(large.where(magnitude, 1.0).reciprocal(), magnitude)._atan_unit()
         t = large.where(math.pi / 2 - t, t)
-        return (x < 0).where(-t, t)
+        return negative.where(-t, t)
 
     def _atan_unit(self) -> Self:
         """atan(t) for 0 <= t <= 1; above tan(pi / 8) as pi / 4 + atan((t - 1) / (t + 1))."""
@@ -161,15 +162,18 @@ class Special(Functions):
         y, x = self._wrap(a, carries), self._wrap(b, carries)
         if y.dtype.itemsize < 4:
             return y.float().atan2(x.float()).cast(y.dtype)
-        up, across = y.abs(), x.abs()
+        below, behind = y._has_minus(), x._has_minus()
+        up, across = below.where(-y, y), behind.where(-x, x)
         steep = up > across
         low, high = steep.where(across, up), steep.where(up, across)
-        undefined = (high == 0) | low.isinf()  # 0 / 0 is taken as 0, inf / inf as 1
+        undefined = (high == 0) | (
+            (low == high) & low.isinf()
+        )  # 0 / 0 is taken as 0, inf / inf as 1
         ratio = undefined.where(low.clamp(0.0, 1.0), low / undefined.where(1.0, high))
         angle = ratio._atan_unit()
         angle = steep.where(math.pi / 2 - angle, angle)
-        angle = x._has_minus().where(math.pi - angle, angle)
-        return y._has_minus().where(-angle, angle)
+        angle = behind.where(math.pi - angle, angle)
+        return below.where(-angle, angle)
 
     arcsin, arccos, arctan, arctan2 = asin, acos, atan, atan2
     arcsinh, arccosh, arctanh = Functions.asinh, Functions.acosh, Functions.atanh
