@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from mygrad.dtype import DType, index
 from mygrad.errors import InternalError
@@ -104,22 +105,24 @@ def bound_axes(kernel: Kernel, scans: bool = False) -> list[Expr]:
     return list(found)
 
 
+@lru_cache(maxsize=64)
 def scan_axes(kernel: Kernel) -> frozenset[Expr]:
     """The axes along which the kernel scans."""
     return frozenset(e.arg[1] for e in all_nodes(kernel) if e.op is Op.SCAN)
 
 
+@lru_cache(maxsize=64)
 def ordered_axes(kernel: Kernel) -> frozenset[Expr]:
     """The axes that some store must visit in order."""
     return frozenset(a for store in kernel.stores for a in store.ordered_axes)
 
 
-def axis_sets(kernel: Kernel) -> list[frozenset[Expr]]:
+@lru_cache(maxsize=64)
+def axis_sets(kernel: Kernel) -> tuple[frozenset[Expr], ...]:
     """For every computation (store or reduction) the axes that are in scope inside of it."""
     sets = [store_axes(store) for store in kernel.stores]
-    return sets + [
-        free_axes(e.src[0]) | frozenset(e.arg[1]) for e in all_nodes(kernel) if e.op is Op.REDUCE
-    ]
+    reductions = [e for e in all_nodes(kernel) if e.op is Op.REDUCE]
+    return (*sets, *(free_axes(e.src[0]) | frozenset(e.arg[1]) for e in reductions))
 
 
 # --- printing -------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_axes_of_computations() -> None:
     total = reduce(Op.ADD, load(1, F, I * 6 + K), (K,))
     kernel = with_store(value=total)
     assert bound_axes(kernel) == [K]
-    assert axis_sets(kernel) == [frozenset({I}), frozenset({I, K})]
+    assert axis_sets(kernel) == (frozenset({I}), frozenset({I, K}))
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def staged_loads(schedule: Schedule, stores: list[Store]) -> dict[Expr, Staged]:
     return staged
 
 
-# --- deferred stores ---------------------------------------------------------------------------------
+# --- deferred stores ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
