@@ -36,15 +36,33 @@ def test_the_last_writer_wins(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == 1  # no temporary file stays
 
 
-@pytest.mark.parametrize("damage", [
-    lambda b: b"", lambda b: b[:10], lambda b: b[:-1], lambda b: b + b"more", lambda b: b"other" + b,
-    lambda b: b[:60] + bytes([b[60] ^ 1]) + b[61:], lambda b: bytes(len(b)),
-    lambda b: b[:7] + bytes([b[7] + 1]) + b[8:],
-], ids=["empty", "header cut", "tail cut", "longer", "shifted", "bit flipped", "zeros", "other version"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b"",
+        lambda b: b[:10],
+        lambda b: b[:-1],
+        lambda b: b + b"more",
+        lambda b: b"other" + b,
+        lambda b: b[:60] + bytes([b[60] ^ 1]) + b[61:],
+        lambda b: bytes(len(b)),
+        lambda b: b[:7] + bytes([b[7] + 1]) + b[8:],
+    ],
+    ids=[
+        "empty",
+        "header cut",
+        "tail cut",
+        "longer",
+        "shifted",
+        "bit flipped",
+        "zeros",
+        "other version",
+    ],
+)
 def test_a_damaged_file_is_a_miss_and_is_replaced(tmp_path: Path, damage) -> None:  # noqa: ANN001
     cache = DiskCache(tmp_path)
     cache.put("key", b"content" * 20)
-    path, = files(tmp_path)
+    (path,) = files(tmp_path)
     path.write_bytes(damage(path.read_bytes()))
     assert cache.get("key") is None
     cache.put("key", b"content again")
@@ -68,7 +86,7 @@ def test_the_oldest_go_when_there_is_too_much(tmp_path: Path) -> None:
 def test_reading_makes_a_file_young_again(tmp_path: Path) -> None:
     cache = DiskCache(tmp_path)
     cache.put("key", b"content")
-    path, = files(tmp_path)
+    (path,) = files(tmp_path)
     os.utime(path, (1000, 1000))
     cache.get("key")
     assert path.stat().st_mtime > 1_000_000
@@ -111,9 +129,15 @@ for n in range(100):
 
 def test_processes_share_a_folder(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent
-    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), str(n)], cwd=root,
-                                env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.PIPE)
-               for n in range(2)]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path), str(n)],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            stderr=subprocess.PIPE,
+        )
+        for n in range(2)
+    ]
     for worker in workers:
         _, errors = worker.communicate(timeout=60)
         assert worker.returncode == 0, errors.decode()

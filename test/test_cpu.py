@@ -33,12 +33,20 @@ def cpu_with(threads: int) -> CPU:
         return CPU()
 
 
-def affine(name: str, size: int, kind: str = "parallel", scale: float = 1.0, shift: float = 1.0) -> Function:
+def affine(
+    name: str, size: int, kind: str = "parallel", scale: float = 1.0, shift: float = 1.0
+) -> Function:
     """b1[i] = b0[size - 1 - i] * scale + shift: every thread reads what other threads wrote before."""
     i = axis(0, size)
-    value = alu(Op.ADD, alu(Op.MUL, load(0, F, const(size - 1) - i), const(scale, F)), const(shift, F))
-    return Function(name, ((F, size, False), (F, size, True)), (),
-                    (Loop(i, const(0), const(size), kind, (Put(1, i, value),)),))
+    value = alu(
+        Op.ADD, alu(Op.MUL, load(0, F, const(size - 1) - i), const(scale, F)), const(shift, F)
+    )
+    return Function(
+        name,
+        ((F, size, False), (F, size, True)),
+        (),
+        (Loop(i, const(0), const(size), kind, (Put(1, i, value),)),),
+    )
 
 
 def kernel_of(function: Function) -> Kernel:
@@ -49,8 +57,17 @@ def load_all(cpu: CPU, functions: list[Function]) -> list[Executable]:
     made = []
     for function in functions:
         p = program(function)
-        made.append(Program(p.entry, p.language, p.source, p.buffers, p.params, p.parallel,
-                            kernel=kernel_of(function)))
+        made.append(
+            Program(
+                p.entry,
+                p.language,
+                p.source,
+                p.buffers,
+                p.params,
+                p.parallel,
+                kernel=kernel_of(function),
+            )
+        )
     return cpu.load([(p, cpu.compile(p)) for p in made])
 
 
@@ -143,7 +160,12 @@ def test_text_that_llvm_refuses_is_a_compile_error_with_its_reason() -> None:
     broken = Program("f", "llvm", "define void @f() { ret i32 undefined_thing }", ())
     with pytest.raises(CompileError, match=r"compile f.*error"):
         device().compile(broken)
-    invalid = Program("f", "llvm", "define i32 @f() {\n  %a = add i32 %b, 1\n  %b = add i32 %a, 1\n  ret i32 %a\n}\n", ())
+    invalid = Program(
+        "f",
+        "llvm",
+        "define i32 @f() {\n  %a = add i32 %b, 1\n  %b = add i32 %a, 1\n  ret i32 %a\n}\n",
+        (),
+    )
     with pytest.raises(CompileError, match="dominate"):
         device().compile(invalid)
 
@@ -160,7 +182,7 @@ def test_programs_of_one_name_are_kept_apart() -> None:
 
 def test_functions_outlive_everything_but_the_device() -> None:
     cpu = device()
-    executable, = load_all(cpu, [affine("alive", 8)])
+    (executable,) = load_all(cpu, [affine("alive", 8)])
     gc.collect()
     memories = [put(cpu, np.ones(8, np.float32)) for _ in range(2)]
     cpu.sequence([launch(executable, 0, 1)]).run(memories, {})
@@ -181,8 +203,14 @@ def test_the_target_describes_the_machine(tmp_path: Path) -> None:
     assert host_target("x", "+avx2,-avx512f", 1, tmp_path).vector_bytes == 32
     assert host_target("x", "+avx2,+avx512f", 1, tmp_path).vector_registers == 32
     assert host_target("x", "+sse2", 1, tmp_path).l1_bytes == 32 << 10  # nothing known
-    for number, (level, kind, size) in enumerate([(1, "Data", "48K"), (1, "Instruction", "64K"), (2, "Unified", "2M"),
-                                                  (3, "Unified", "broken")]):
+    for number, (level, kind, size) in enumerate(
+        [
+            (1, "Data", "48K"),
+            (1, "Instruction", "64K"),
+            (2, "Unified", "2M"),
+            (3, "Unified", "broken"),
+        ]
+    ):
         folder = tmp_path / f"index{number}"
         folder.mkdir()
         for name, value in (("level", level), ("type", kind), ("size", size)):
@@ -195,8 +223,12 @@ def test_the_target_describes_the_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-@pytest.mark.parametrize("kinds", [("parallel",), ("seq",), ("parallel", "seq"), ("seq", "parallel", "parallel")])
-def test_a_chain_is_the_same_with_any_number_of_threads(threads: int, kinds: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "kinds", [("parallel",), ("seq",), ("parallel", "seq"), ("seq", "parallel", "parallel")]
+)
+def test_a_chain_is_the_same_with_any_number_of_threads(
+    threads: int, kinds: tuple[str, ...]
+) -> None:
     cpu = cpu_with(threads)
     for size in (1, 5, 1000):
         sequence, memories = chain(cpu, size, 21, kinds)
@@ -210,7 +242,11 @@ def test_arguments_may_point_into_one_arena() -> None:
     """Steps that write disjoint parts need no barrier between them, and dependent ones have it."""
     cpu = cpu_with(2)
     first, second = load_all(cpu, [affine("arena_a", 16), affine("arena_b", 16, shift=5.0)])
-    launches = [launch(first, (0, 0), (0, 64)), launch(second, (0, 0), (0, 128)), launch(first, (0, 64), (0, 192))]
+    launches = [
+        launch(first, (0, 0), (0, 64)),
+        launch(second, (0, 0), (0, 128)),
+        launch(first, (0, 64), (0, 192)),
+    ]
     assert _barriers(launches, apart=True) == [False, False, True]
     memory = put(cpu, np.zeros(64, np.float32))
     cpu.sequence(launches).run([memory], {})
@@ -226,7 +262,10 @@ def test_barriers_stand_only_where_threads_could_disturb_each_other() -> None:
     assert _barriers([a, launch(par, 0, 2)], True) == [False, False]  # both only read 0
     assert _barriers([a, launch(par, 0, 2)], False) == [False, True]  # but 1 and 2 may be the same
     assert _barriers([b, a], True) == [False, True]  # a overwrites what b reads
-    assert _barriers([launch(ser, 0, 1), launch(ser, 1, 2)], True) == [False, False]  # both on thread 0
+    assert _barriers([launch(ser, 0, 1), launch(ser, 1, 2)], True) == [
+        False,
+        False,
+    ]  # both on thread 0
     assert _barriers([launch(ser, 0, 1), b], True) == [False, True]
     unknown = Executable(Program("x", "llvm", "", (0, 1), parallel=True), 0)
     assert _barriers([launch(unknown, 0, 1), launch(unknown, 0, 2)], True) == [False, True]
@@ -235,7 +274,7 @@ def test_barriers_stand_only_where_threads_could_disturb_each_other() -> None:
 def test_one_memory_in_two_slots() -> None:
     """Slots count as different memory in the plan; when they are not, a plan with more barriers runs."""
     cpu = cpu_with(2)
-    executable, = load_all(cpu, [affine("alias", 4096)])
+    (executable,) = load_all(cpu, [affine("alias", 4096)])
     sequence = cpu.sequence([launch(executable, 0, 1), launch(executable, 2, 3)])
     x = np.arange(4096, dtype=np.float32)
     for _ in range(20):
@@ -247,7 +286,12 @@ def test_one_memory_in_two_slots() -> None:
 def test_parameters_and_new_memories_at_each_run() -> None:
     cpu = device()
     i, n = axis(0, 100), param("n", 0, 100)
-    function = Function("fill", ((F, 100, True),), ("n",), (Loop(i, const(0), n, "parallel", (Put(0, i, const(3.0, F)),)),))
+    function = Function(
+        "fill",
+        ((F, 100, True),),
+        ("n",),
+        (Loop(i, const(0), n, "parallel", (Put(0, i, const(3.0, F)),)),),
+    )
     sequence = cpu.sequence([launch(*load_all(cpu, [function]), 0)])
     for count in (0, 1, 50, 100):
         memory = put(cpu, np.zeros(100, np.float32))
@@ -258,7 +302,9 @@ def test_parameters_and_new_memories_at_each_run() -> None:
 def test_wrong_arguments_are_internal_errors() -> None:
     cpu = device()
     i, n = axis(0, 4), param("n", 0, 4)
-    function = Function("few", ((F, 4, True),), ("n",), (Loop(i, const(0), n, "seq", (Put(0, i, const(3.0, F)),)),))
+    function = Function(
+        "few", ((F, 4, True),), ("n",), (Loop(i, const(0), n, "seq", (Put(0, i, const(3.0, F)),)),)
+    )
     sequence = cpu.sequence([launch(*load_all(cpu, [function]), 0)])
     memory = cpu.allocate(16)
     for memories, params in (([], {"n": 1}), ([memory, memory], {"n": 1}), ([memory], {})):
@@ -362,8 +408,14 @@ sequence.run(memories, {})
 
 def run_python(code: str) -> None:
     root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, capture_output=True, timeout=60,
-                          env={**os.environ, "PYTHONPATH": str(root)}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=root,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr.decode()
 
 

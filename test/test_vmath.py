@@ -15,10 +15,29 @@ from mygrad.ops import Op
 
 EXACT = {Op.EXP: np.exp, Op.LOG: np.log, Op.SIN: np.sin}
 BOUNDS = {  # as stated in vmath.py, and a little for what was not tried there
-    (Op.EXP, dt.float32): 1.1, (Op.LOG, dt.float32): 1.1, (Op.SIN, dt.float32): 2.15,
-    (Op.EXP, dt.float64): 1.25, (Op.LOG, dt.float64): 0.95, (Op.SIN, dt.float64): 2.15,
+    (Op.EXP, dt.float32): 1.1,
+    (Op.LOG, dt.float32): 1.1,
+    (Op.SIN, dt.float32): 2.15,
+    (Op.EXP, dt.float64): 1.25,
+    (Op.LOG, dt.float64): 0.95,
+    (Op.SIN, dt.float64): 2.15,
 }
-SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, np.e, np.pi, 1e30, -1e30, 65536.0, 2.0**24, 1e5]
+SPECIAL = [
+    0.0,
+    -0.0,
+    np.inf,
+    -np.inf,
+    np.nan,
+    1.0,
+    -1.0,
+    np.e,
+    np.pi,
+    1e30,
+    -1e30,
+    65536.0,
+    2.0**24,
+    1e5,
+]
 
 
 def apply(op: Op, dtype: DType, x: np.ndarray, lanes: int) -> np.ndarray:
@@ -45,11 +64,16 @@ def arguments(op: Op, dtype: DType) -> np.ndarray:
     some = [bits.astype(f"u{dtype.itemsize}").view(dtype.storage), rng.standard_normal(20_000)]
     tiny = np.finfo(dtype.storage).smallest_subnormal
     some += [np.array(SPECIAL), np.arange(-300, 300) * tiny, 1 + np.arange(-300, 300) * 1e-7]
-    edges = {Op.EXP: [rng.uniform(-750, 720, 20_000), rng.uniform(-110, 95, 20_000)],
-             Op.LOG: [rng.uniform(0.5, 2, 20_000)],
-             Op.SIN: [rng.uniform(-70000, 70000, 20_000), rng.integers(-20000, 20000, 20_000) * np.pi,
-                      rng.integers(-20000, 20000, 20_000) * np.pi + np.pi / 2,
-                      np.exp(rng.uniform(0, 80, 2000))]}
+    edges = {
+        Op.EXP: [rng.uniform(-750, 720, 20_000), rng.uniform(-110, 95, 20_000)],
+        Op.LOG: [rng.uniform(0.5, 2, 20_000)],
+        Op.SIN: [
+            rng.uniform(-70000, 70000, 20_000),
+            rng.integers(-20000, 20000, 20_000) * np.pi,
+            rng.integers(-20000, 20000, 20_000) * np.pi + np.pi / 2,
+            np.exp(rng.uniform(0, 80, 2000)),
+        ],
+    }
     return np.concatenate([s.astype(dtype.storage) for s in some + edges[op]])
 
 
@@ -83,9 +107,11 @@ def test_every_width_gives_the_same_bits(op: Op, dtype: DType, lanes: int) -> No
 @pytest.mark.parametrize("dtype", [dt.float32, dt.float64], ids=lambda d: d.name)
 def test_special_values(dtype: DType) -> None:
     inf, nan = np.inf, np.nan
-    table = {Op.EXP: ([0.0, -0.0, inf, -inf, nan, 800.0, -800.0], [1, 1, inf, 0, nan, inf, 0]),
-             Op.LOG: ([0.0, -0.0, inf, -inf, nan, 1.0, -1.0], [-inf, -inf, inf, nan, nan, 0, nan]),
-             Op.SIN: ([0.0, -0.0, inf, -inf, nan], [0.0, -0.0, nan, nan, nan])}
+    table = {
+        Op.EXP: ([0.0, -0.0, inf, -inf, nan, 800.0, -800.0], [1, 1, inf, 0, nan, inf, 0]),
+        Op.LOG: ([0.0, -0.0, inf, -inf, nan, 1.0, -1.0], [-inf, -inf, inf, nan, nan, 0, nan]),
+        Op.SIN: ([0.0, -0.0, inf, -inf, nan], [0.0, -0.0, nan, nan, nan]),
+    }
     for op, (x, want) in table.items():
         for lanes in (0, 8):
             got = apply(op, dtype, np.array(x, dtype.storage), lanes)
@@ -104,7 +130,9 @@ def test_all_values_of_the_short_types(op: Op, dtype: DType) -> None:
     want = numeric.evaluate_alu(op, [x], dtype)
     differ = ~((got == want) | (np.isnan(got) & np.isnan(want)))
     assert differ.sum() <= 8
-    np.testing.assert_allclose(got[differ], want[differ], rtol=2.0 ** (-7 if dtype is dt.bfloat16 else -9))
+    np.testing.assert_allclose(
+        got[differ], want[differ], rtol=2.0 ** (-7 if dtype is dt.bfloat16 else -9)
+    )
 
 
 def test_helpers_are_only_those_that_are_called() -> None:

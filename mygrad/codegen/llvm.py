@@ -95,7 +95,9 @@ class _Renderer:
         self._block(self.function.body)
         lines = ["entry:\n", *self.entry, *self.emitter.scopes[0].lines, *self.exit, "  ret void\n"]
         body = "".join(lines)
-        return "".join([PREAMBLE, vmath.helpers(body), _outer(self.function), _inner(self.function, body)])
+        return "".join(
+            [PREAMBLE, vmath.helpers(body), _outer(self.function), _inner(self.function, body)]
+        )
 
     def _param(self, e: Expr) -> Value:
         if e.arg[0] not in self.function.params:
@@ -118,17 +120,22 @@ class _Renderer:
     def _let(self, let: Let) -> None:
         em, value = self.emitter, self.emitter.evaluate(let.value)
         # the name keeps its value whatever is stored later
-        em.define(var(let.name, let.value.dtype),
-                  Value(value.names, value.element, value.lanes, value.axes))
+        em.define(
+            var(let.name, let.value.dtype),
+            Value(value.names, value.element, value.lanes, value.axes),
+        )
 
     def _scratch(self, scratch: Scratch) -> None:
         nbytes, name = max(scratch.size, 1) * scratch.dtype.itemsize, self.emitter.name()
         if self.stack_bytes + nbytes <= STACK_BYTES:
             self.stack_bytes += nbytes
-            self.entry.append(f"  {name} = alloca [{max(scratch.size, 1)} x {memory(scratch.dtype)}], "
-                              "align 64\n")
+            self.entry.append(
+                f"  {name} = alloca [{max(scratch.size, 1)} x {memory(scratch.dtype)}], align 64\n"
+            )
         else:
-            self.entry.append(f"  {name} = call ptr @aligned_alloc(i64 64, i64 {-(-nbytes // 64) * 64})\n")
+            self.entry.append(
+                f"  {name} = call ptr @aligned_alloc(i64 64, i64 {-(-nbytes // 64) * 64})\n"
+            )
             self.exit.append(f"  call void @free(ptr {name})\n")
         self.memory.arrays[scratch.name] = Array(Value([name], "ptr"), scratch.dtype, True)
         self.emitter.written((scratch.name,))
@@ -151,7 +158,7 @@ class _Renderer:
             if loop.high.arg <= loop.low.arg:
                 return
             if loop.high.arg == loop.low.arg + 1:
-                with em.scope(em.lines):
+                with em.scope(em.lines, sure=True):
                     em.define(loop.axis, Value([low], "i64"))
                     self._block(loop.body)
                 return
@@ -161,27 +168,40 @@ class _Renderer:
         em, at = self.emitter, self.emitter.label("loop")
         index, following, again = em.name(), em.name(), em.name()
         lines: list[str] = []
-        with em.scope(lines):
+        sure = (
+            loop.kind != "parallel"
+            and loop.low.high is not None
+            and loop.high.low is not None
+            and (loop.low.high < loop.high.low)
+        )
+        with em.scope(lines, sure):
             em.define(loop.axis, Value([index], "i64"))
             self._block(loop.body)
         enter = f"  br label %{at}.body\n"
-        sure = loop.low.high is not None and loop.high.low is not None and loop.low.high < loop.high.low
-        if loop.kind == "parallel" or not sure:
-            enter = (f"  {index}.any = icmp slt i64 {low}, {high}\n"
-                     f"  br i1 {index}.any, label %{at}.body, label %{at}.exit\n")
-        em.lines.append(f"  br label %{at}\n{at}:\n{enter}{at}.body:\n"
-                        f"  {index} = phi i64 [ {low}, %{at} ], [ {following}, %{at}.next ]\n")
+        if not sure:
+            enter = (
+                f"  {index}.any = icmp slt i64 {low}, {high}\n"
+                f"  br i1 {index}.any, label %{at}.body, label %{at}.exit\n"
+            )
+        em.lines.append(
+            f"  br label %{at}\n{at}:\n{enter}{at}.body:\n"
+            f"  {index} = phi i64 [ {low}, %{at} ], [ {following}, %{at}.next ]\n"
+        )
         em.lines.extend(lines)
-        em.lines.append(f"  br label %{at}.next\n{at}.next:\n"
-                        f"  {following} = add nsw i64 {index}, 1\n"
-                        f"  {again} = icmp slt i64 {following}, {high}\n"
-                        f"  br i1 {again}, label %{at}.body, label %{at}.exit\n{at}.exit:\n")
+        em.lines.append(
+            f"  br label %{at}.next\n{at}.next:\n"
+            f"  {following} = add nsw i64 {index}, 1\n"
+            f"  {again} = icmp slt i64 {following}, {high}\n"
+            f"  br i1 {again}, label %{at}.body, label %{at}.exit\n{at}.exit:\n"
+        )
 
     def _bound(self, bound: Expr) -> str:
         value = self.emitter.evaluate(bound)
         names = self.emitter.spread(value, ()) if self.emitter.fixed else value.names
         if value.lanes or len(names) != 1:
-            raise InternalError(message("loop", f"the bound {bound!r}", "one that no tile axis is in"))
+            raise InternalError(
+                message("loop", f"the bound {bound!r}", "one that no tile axis is in")
+            )
         return names[0]
 
     def _share(self, low: str, high: str) -> tuple[str, str]:
@@ -192,7 +212,8 @@ class _Renderer:
             f"  {r}.c = call i64 @llvm.smax.i64(i64 {r}.n, i64 0)\n"
             f"  {r}.a = mul nsw i64 {r}.c, %tid\n  {r}.b = add nsw i64 {r}.a, {r}.c\n"
             f"  {r}.f = udiv i64 {r}.a, %nthreads\n  {r}.t = udiv i64 {r}.b, %nthreads\n"
-            f"  {r}.low = add nsw i64 {low}, {r}.f\n  {r}.high = add nsw i64 {low}, {r}.t\n")
+            f"  {r}.low = add nsw i64 {low}, {r}.f\n  {r}.high = add nsw i64 {low}, {r}.t\n"
+        )
         return f"{r}.low", f"{r}.high"
 
     def _if(self, branch: If) -> None:
@@ -260,17 +281,31 @@ class _Renderer:
         pointers = self._current(cells, cells.names, cells.axes)
         text, lanes = f"  {{r}} = load {cells.type}, ptr {{a}}\n", cells.lanes
         if lanes and em.lane_axis is None:  # the first lane
-            text, lanes = fill(text, "{r}.v", "{a}") + (
-                f"  {{r}} = extractelement {cells.type} {{r}}.v, i64 0\n"), 0
-        return em.apply(text, [pointers], scalar(cells.dtype), lanes, frozenset((_key(e.arg),)),
-                        keep_scalar=True)
+            text, lanes = (
+                fill(text, "{r}.v", "{a}")
+                + (f"  {{r}} = extractelement {cells.type} {{r}}.v, i64 0\n"),
+                0,
+            )
+        return em.apply(
+            text,
+            [pointers],
+            scalar(cells.dtype),
+            lanes,
+            frozenset((_key(e.arg),)),
+            keep_scalar=True,
+        )
 
     def _update(self, update: Update) -> None:
         em, cells = self.emitter, self._named(update.name)
         if em.lane_axis is not None and not cells.lanes:
-            raise InternalError(message("update", f"the scalar {update.name}", "one with the vector axis"))
-        fused = cells.op is Op.ADD and cells.dtype in (dt.float32, dt.float64) and (
-            update.value.op is Op.MUL and update.value not in em.values)
+            raise InternalError(
+                message("update", f"the scalar {update.name}", "one with the vector axis")
+            )
+        fused = (
+            cells.op is Op.ADD
+            and cells.dtype in (dt.float32, dt.float64)
+            and (update.value.op is Op.MUL and update.value not in em.values)
+        )
         sources = update.value.src if fused else (update.value,)
         values = [em.widen(em.evaluate(source), cells.lanes) for source in sources]
         axes = em.merge([tuple(sorted(em.numbers.values()))])
@@ -278,14 +313,18 @@ class _Renderer:
         text = _update_text(cells.op, cells.dtype, cells.lanes, fused, active)
         pointers = em.spread(self._current(cells, cells.names, cells.axes), axes)
         for pointer, *row in zip(pointers, *(em.spread(v, axes) for v in values), strict=True):
-            em.lines.append(text.format(r=em.name(), p=pointer, **dict(zip("bc", row, strict=False))))
+            em.lines.append(
+                text.format(r=em.name(), p=pointer, **dict(zip("bc", row, strict=False)))
+            )
         em.written((_key(update.name),))
 
     def _combine(self, combine: Combine) -> None:
         em, cells = self.emitter, self._named(combine.accumulator)
         kept = tuple(x for x in cells.axes if x not in combine.axes)
         groups: dict[tuple[int, ...], list[str]] = {}
-        for point, cell in zip(product(*(range(x.arg[1]) for x in cells.axes)), cells.names, strict=True):
+        for point, cell in zip(
+            product(*(range(x.arg[1]) for x in cells.axes)), cells.names, strict=True
+        ):
             at = tuple(i for i, x in zip(point, cells.axes, strict=True) if x in kept)
             groups.setdefault(at, []).append(cell)
         wanted = self._current(cells, [*map(str, range(len(groups)))], kept)
@@ -295,21 +334,28 @@ class _Renderer:
         members, names = list(groups.values()), []
         for at in em.spread(wanted, wanted_axes):
             loaded = [em.name() for _ in members[int(at)]]
-            em.lines.extend([f"  {name} = load {cells.type}, ptr {cell}\n"
-                             for name, cell in zip(loaded, members[int(at)], strict=True)])
+            em.lines.extend(
+                [
+                    f"  {name} = load {cells.type}, ptr {cell}\n"
+                    for name, cell in zip(loaded, members[int(at)], strict=True)
+                ]
+            )
             name = self._tree(loaded, text)
             names.append(self._across(name, cells) if across else name)
-        em.define(var(combine.name, cells.dtype), Value(
-            names, scalar(cells.dtype), 0 if across else cells.lanes, wanted_axes))
+        em.define(
+            var(combine.name, cells.dtype),
+            Value(names, scalar(cells.dtype), 0 if across else cells.lanes, wanted_axes),
+        )
 
     def _tree(self, names: list[str], text: str) -> str:
         """The names combined pairwise, which keeps the error of a sum low."""
         while len(names) > 1:
             pairs = list(zip(names[::2], names[1::2], strict=False))
             made = [self.emitter.name() for _ in pairs]
-            self.emitter.lines.extend([text.format(r=r, a=a, b=b)
-                                   for r, (a, b) in zip(made, pairs, strict=True)])
-            names = made + names[2 * len(pairs):]
+            self.emitter.lines.extend(
+                [text.format(r=r, a=a, b=b) for r, (a, b) in zip(made, pairs, strict=True)]
+            )
+            names = made + names[2 * len(pairs) :]
         return names[0]
 
     def _across(self, name: str, cells: _Cells) -> str:
@@ -317,26 +363,40 @@ class _Renderer:
         made, element = self.emitter.name(), scalar(cells.dtype)
         kind, floating = _ACROSS[cells.op]
         if cells.dtype.is_float:
-            start = {Op.ADD: f"{element} {literal(-0.0, cells.dtype)}, ",
-                     Op.MUL: f"{element} {literal(1.0, cells.dtype)}, "}.get(cells.op, "")
-            text = (f"  {{r}} = call reassoc {element} @llvm.vector.reduce.{floating}."
-                    f"{mangled(element, cells.lanes)}({start}{cells.type} {{a}})\n")
+            start = {
+                Op.ADD: f"{element} {literal(-0.0, cells.dtype)}, ",
+                Op.MUL: f"{element} {literal(1.0, cells.dtype)}, ",
+            }.get(cells.op, "")
+            text = (
+                f"  {{r}} = call reassoc {element} @llvm.vector.reduce.{floating}."
+                f"{mangled(element, cells.lanes)}({start}{cells.type} {{a}})\n"
+            )
             if cells.dtype is dt.bfloat16:
                 text = fill(text, "{r}.w", "{a}") + fill(
-                    template(Op.CAST, dt.float32, dt.bfloat16, 0), "{r}", "{r}.w")
+                    template(Op.CAST, dt.float32, dt.bfloat16, 0), "{r}", "{r}.w"
+                )
         else:
             kind = _ACROSS_BOOL[cells.op] if cells.dtype.kind == "b" else kind
             kind = "umax" if kind == "smax" and cells.dtype.kind == "u" else kind
-            text = (f"  {{r}} = call {element} @llvm.vector.reduce.{kind}."
-                    f"{mangled(element, cells.lanes)}({cells.type} {{a}})\n")
+            text = (
+                f"  {{r}} = call {element} @llvm.vector.reduce.{kind}."
+                f"{mangled(element, cells.lanes)}({cells.type} {{a}})\n"
+            )
         self.emitter.lines.append(text.format(r=made, a=name))
         return made
 
 
 _STATEMENTS: dict[type, Callable[[_Renderer, Any], None]] = {
-    Loop: _Renderer._loop, Tile: _Renderer._tile, Let: _Renderer._let, If: _Renderer._if,
-    Accumulator: _Renderer._accumulator, Update: _Renderer._update, Combine: _Renderer._combine,
-    Scratch: _Renderer._scratch, Put: _Renderer._put, Barrier: _Renderer._barrier,
+    Loop: _Renderer._loop,
+    Tile: _Renderer._tile,
+    Let: _Renderer._let,
+    If: _Renderer._if,
+    Accumulator: _Renderer._accumulator,
+    Update: _Renderer._update,
+    Combine: _Renderer._combine,
+    Scratch: _Renderer._scratch,
+    Put: _Renderer._put,
+    Barrier: _Renderer._barrier,
 }
 _ACROSS = {Op.ADD: ("add", "fadd"), Op.MUL: ("mul", "fmul"), Op.MAX: ("smax", "fmaximum")}
 _ACROSS_BOOL = {Op.ADD: "or", Op.MUL: "and", Op.MAX: "or"}
@@ -362,8 +422,10 @@ def _update_text(op: Op, dtype: DType, lanes: int, fused: bool, active: int) -> 
         step = fill(template(op, dtype, dtype, lanes), new, "{r}", "{b}")
     text = f"  {{r}} = load {ty}, ptr {{p}}\n{step}"
     if active < lanes:
-        text += (f"  {{r}}.k = select <{lanes} x i1> {lane_mask(active, lanes)}, {ty} {new}, "
-                 f"{ty} {{r}}\n")
+        text += (
+            f"  {{r}}.k = select <{lanes} x i1> {lane_mask(active, lanes)}, {ty} {new}, "
+            f"{ty} {{r}}\n"
+        )
         new = "{r}.k"
     return text + f"  store {ty} {new}, ptr {{p}}\n"
 
@@ -410,19 +472,30 @@ def _outer(function: Function) -> str:
     kinds = ["ptr"] * len(function.buffers) + ["i64"] * len(function.params)
     lines = [f"define void @{function.name}(ptr %args, i64 %tid, i64 %nthreads) nounwind {{\n"]
     for i, kind in enumerate(kinds):
-        lines.append(f"  %s{i} = getelementptr i64, ptr %args, i64 {i}\n"
-                     f"  %a{i} = load {kind}, ptr %s{i}, align 8\n")
+        lines.append(
+            f"  %s{i} = getelementptr i64, ptr %args, i64 {i}\n"
+            f"  %a{i} = load {kind}, ptr %s{i}, align 8\n"
+        )
     given = "".join(f"{kind} %a{i}, " for i, kind in enumerate(kinds))
-    lines.append(f"  tail call void @{function.name}.body({given}i64 %tid, i64 %nthreads)\n"
-                 "  ret void\n}\n")
+    lines.append(
+        f"  tail call void @{function.name}.body({given}i64 %tid, i64 %nthreads)\n  ret void\n}}\n"
+    )
     return "".join(lines)
 
 
 def _inner(function: Function, body: str) -> str:
     """The work. Vectors of 512 bits stay whole also where LLVM would rather halve them."""
-    taken = "".join(f"ptr noalias {'' if written else 'readonly '}%b{slot}, "
-                    for slot, (_, _, written) in enumerate(function.buffers))
+    taken = "".join(
+        f"ptr noalias {'' if written else 'readonly '}%b{slot}, "
+        for slot, (_, _, written) in enumerate(function.buffers)
+    )
     taken += "".join(f"i64 %p{i}, " for i in range(len(function.params)))
-    heap = "declare ptr @aligned_alloc(i64, i64)\ndeclare void @free(ptr)\n" if "@aligned_alloc" in body else ""
-    return (f"{heap}define internal void @{function.name}.body({taken}i64 %tid, i64 %nthreads) "
-            f'noinline nounwind "prefer-vector-width"="512" {{\n{body}}}\n')
+    heap = (
+        "declare ptr @aligned_alloc(i64, i64)\ndeclare void @free(ptr)\n"
+        if "@aligned_alloc" in body
+        else ""
+    )
+    return (
+        f"{heap}define internal void @{function.name}.body({taken}i64 %tid, i64 %nthreads) "
+        f'noinline nounwind "prefer-vector-width"="512" {{\n{body}}}\n'
+    )

@@ -27,7 +27,9 @@ from mygrad.expr import Expr, from_linear, linear
 from mygrad.ops import Op
 
 ZEROS_BYTES = 1024
-PREAMBLE = f"@zeros = private unnamed_addr constant [{ZEROS_BYTES} x i8] zeroinitializer, align 64\n"
+PREAMBLE = (
+    f"@zeros = private unnamed_addr constant [{ZEROS_BYTES} x i8] zeroinitializer, align 64\n"
+)
 
 
 class Array(NamedTuple):
@@ -52,6 +54,7 @@ class Memory:
     def __init__(self, emitter: Emitter) -> None:
         self.emitter = emitter
         self.arrays: dict[Target, Array] = {}
+        self._to = 0  # the outermost scope to which the load being emitted may go
         emitter.leaf[Op.LOAD] = self.load
 
     def array(self, target: Target) -> Array:
@@ -102,7 +105,7 @@ class Memory:
             found = em.values.get(key)
             if found is None:
                 text = f"  {{r}} = getelementptr {memory(array.dtype)}, ptr {{a}}, i64 {{b}}\n"
-                made = em.apply(text, [pointer, index], "ptr", 0, index.reads, hoist=True)
+                made = em.apply(text, [pointer, index], "ptr", 0, index.reads, to=0)
                 found = em.define(key, made, made.depth)
             pointer = found
         return pointer
@@ -111,26 +114,29 @@ class Memory:
         em = self.emitter
         lanes, element = em.evaluate(index), memory(self.array(target).dtype)
         text = f"  {{r}} = getelementptr {element}, ptr {{a}}, <{em.lanes} x i64> {{b}}\n"
-        return em.apply(text, [pointer, lanes], "ptr", em.lanes, lanes.reads, keep_scalar=True)
+        return em.apply(
+            text, [pointer, lanes], "ptr", em.lanes, lanes.reads, keep_scalar=True, to=0
+        )
 
-    def _offset(self, target: Target, pointer: Value, unrolled: list[tuple[int, int]],
-                constant: int) -> Value:
+    def _offset(
+        self, target: Target, pointer: Value, unrolled: list[tuple[int, int]], constant: int
+    ) -> Value:
         """A pointer moved by a constant for every copy."""
         if not unrolled and not constant:
             return pointer
         em, element = self.emitter, memory(self.array(target).dtype)
         axes = em.merge([pointer.axes, tuple(sorted(number for number, _ in unrolled))])
         factors = [dict(unrolled).get(number, 0) for number in axes]
-        ty = vector("ptr", pointer.lanes)
-        names = []
+        depth = em.place([pointer, *(em.values[axis] for axis in em.numbers)], 0)
+        ty, lines, names = vector("ptr", pointer.lanes), em.scopes[depth].lines, []
         for base, point in zip(em.spread(pointer, axes), em.points(axes), strict=True):
             offset = constant + sum(f * at for f, at in zip(factors, point, strict=True))
             name = base
             if offset:
                 name = em.name()
-                em.lines.append(f"  {name} = getelementptr {element}, {ty} {base}, i64 {offset}\n")
+                lines.append(f"  {name} = getelementptr {element}, {ty} {base}, i64 {offset}\n")
             names.append(name)
-        return Value(names, "ptr", pointer.lanes, axes, em.depth, pointer.reads)
+        return Value(names, "ptr", pointer.lanes, axes, depth, pointer.reads)
 
     # --- loads ---------------------------------------------------------------------------------
 
@@ -143,26 +149,41 @@ class Memory:
         address = self.address(e.arg, e.src[0])
         if valid is not None and not valid.lanes:
             address, valid = self._or_zeros(address, valid, array.dtype), None
+        self._to = em.depth if array.mutable else em.floor
+        if em.lane_axis is not None and (
+            address.stride != 0 or (valid is not None and valid.lanes)
+        ):
+            # which lanes there are is known in this tile only
+            self._to = max(self._to, em.values[em.lane_axis].depth)
         raw = self._load_lanes(address, valid, array.dtype)
         reads = raw.reads | (valid.reads if valid else NOTHING)
         raw.reads = reads | {e.arg} if array.mutable else reads
         convert = from_memory(array.dtype, raw.lanes)
         if not convert:
             return raw
-        return em.apply(convert, [raw], scalar(array.dtype), raw.lanes, raw.reads)
+        return em.apply(convert, [raw], scalar(array.dtype), raw.lanes, raw.reads, to=0)
 
     def _or_zeros(self, address: Address, valid: Value, dtype: DType) -> Address:
         """The address where `valid`, else that of zeros."""
         em, pointer = self.emitter, address.pointer
         lanes = pointer.lanes
         if not lanes and address.stride and em.lanes * dtype.itemsize > ZEROS_BYTES:
-            raise InternalError(message("load", f"{em.lanes} lanes", f"at most {ZEROS_BYTES} bytes"))
+            raise InternalError(
+                message("load", f"{em.lanes} lanes", f"at most {ZEROS_BYTES} bytes")
+            )
         zeros, ty = splat("@zeros", "ptr", lanes), vector("ptr", lanes)
         if address.stride == -1:  # lane 0 is the last element
             zeros = f"getelementptr (i8, ptr @zeros, i64 {(em.lanes - 1) * dtype.itemsize})"
         text = f"  {{r}} = select i1 {{a}}, {ty} {{b}}, {ty} {zeros}\n"
-        chosen = em.apply(text, [valid, pointer], "ptr", lanes, pointer.reads | valid.reads,
-                          keep_scalar=True)
+        chosen = em.apply(
+            text,
+            [valid, pointer],
+            "ptr",
+            lanes,
+            pointer.reads | valid.reads,
+            keep_scalar=True,
+            to=0,
+        )
         return Address(chosen, address.stride)
 
     def _load_lanes(self, address: Address, valid: Value | None, dtype: DType) -> Value:
@@ -170,34 +191,58 @@ class Memory:
         pointer, stride = address.pointer, address.stride
         if stride == 0 and valid is None:
             text = f"  {{r}} = load {element}, ptr {{a}}, align {dtype.itemsize}\n"
-            return em.apply(text, [pointer], element, 0, pointer.reads)
+            return em.apply(text, [pointer], element, 0, pointer.reads, to=self._to)
         ty = vector(element, em.lanes)
         if stride == 1:
             return self._load_contiguous(pointer, valid, ty, element, dtype.itemsize)
         if stride == -1 and valid is None and em.active == em.lanes:
             back = self._moved(pointer, 1 - em.lanes, element)
             order = ", ".join(f"i32 {lane}" for lane in reversed(range(em.lanes)))
-            text = (f"  {{r}}.f = load {ty}, ptr {{a}}, align {dtype.itemsize}\n"
-                    f"  {{r}} = shufflevector {ty} {{r}}.f, {ty} poison, <{em.lanes} x i32> <{order}>\n")
-            return em.apply(text, [back], element, em.lanes, pointer.reads, keep_scalar=True)
+            text = (
+                f"  {{r}}.f = load {ty}, ptr {{a}}, align {dtype.itemsize}\n"
+                f"  {{r}} = shufflevector {ty} {{r}}.f, {ty} poison, <{em.lanes} x i32> <{order}>\n"
+            )
+            return em.apply(
+                text, [back], element, em.lanes, pointer.reads, keep_scalar=True, to=self._to
+            )
         mask, operands = self._mask(valid)
         kind = f"{mangled(element, em.lanes)}.v{em.lanes}p0"
-        text = (f"  {{r}} = call {ty} @llvm.masked.gather.{kind}(<{em.lanes} x ptr> {{a}}, "
-                f"i32 {dtype.itemsize}, <{em.lanes} x i1> {mask}, {ty} zeroinitializer)\n")
-        return em.apply(self._masking(text, valid), [self._every_lane(address, element), *operands], element,
-                        em.lanes, pointer.reads)
+        text = (
+            f"  {{r}} = call {ty} @llvm.masked.gather.{kind}(<{em.lanes} x ptr> {{a}}, "
+            f"i32 {dtype.itemsize}, <{em.lanes} x i1> {mask}, {ty} zeroinitializer)\n"
+        )
+        return em.apply(
+            self._masking(text, valid),
+            [self._every_lane(address, element), *operands],
+            element,
+            em.lanes,
+            pointer.reads,
+            to=self._to,
+        )
 
-    def _load_contiguous(self, pointer: Value, valid: Value | None, ty: str, element: str,
-                         align: int) -> Value:
+    def _load_contiguous(
+        self, pointer: Value, valid: Value | None, ty: str, element: str, align: int
+    ) -> Value:
         em = self.emitter
         if valid is None and em.active == em.lanes:
             text = f"  {{r}} = load {ty}, ptr {{a}}, align {align}\n"
-            return em.apply(text, [pointer], element, em.lanes, pointer.reads, keep_scalar=True)
+            return em.apply(
+                text, [pointer], element, em.lanes, pointer.reads, keep_scalar=True, to=self._to
+            )
         mask, operands = self._mask(valid)
-        text = (f"  {{r}} = call {ty} @llvm.masked.load.{mangled(element, em.lanes)}.p0(ptr {{a}}, "
-                f"i32 {align}, <{em.lanes} x i1> {mask}, {ty} zeroinitializer)\n")
-        return em.apply(self._masking(text, valid), [pointer, *operands], element, em.lanes,
-                        pointer.reads, keep_scalar=True)
+        text = (
+            f"  {{r}} = call {ty} @llvm.masked.load.{mangled(element, em.lanes)}.p0(ptr {{a}}, "
+            f"i32 {align}, <{em.lanes} x i1> {mask}, {ty} zeroinitializer)\n"
+        )
+        return em.apply(
+            self._masking(text, valid),
+            [pointer, *operands],
+            element,
+            em.lanes,
+            pointer.reads,
+            keep_scalar=True,
+            to=self._to,
+        )
 
     def _mask(self, valid: Value | None) -> tuple[str, list[Value]]:
         """The text of the mask of a vector access, and the values it needs in addition."""
@@ -211,11 +256,13 @@ class Memory:
         em = self.emitter
         if valid is None or em.active == em.lanes:
             return text
-        return f"  {{r}}.m = and <{em.lanes} x i1> {hole}, {lane_mask(em.active, em.lanes)}\n" + text
+        return (
+            f"  {{r}}.m = and <{em.lanes} x i1> {hole}, {lane_mask(em.active, em.lanes)}\n" + text
+        )
 
     def _moved(self, pointer: Value, elements: int, element: str) -> Value:
         text = f"  {{r}} = getelementptr {element}, ptr {{a}}, i64 {elements}\n"
-        return self.emitter.apply(text, [pointer], "ptr", 0, pointer.reads)
+        return self.emitter.apply(text, [pointer], "ptr", 0, pointer.reads, to=0)
 
     def _every_lane(self, address: Address, element: str) -> Value:
         """Vectors of pointers, one for each lane."""
@@ -226,7 +273,7 @@ class Memory:
             return em.widen(pointer, em.lanes)
         lanes = "<" + ", ".join(f"i64 {stride * lane}" for lane in range(em.lanes)) + ">"
         text = f"  {{r}} = getelementptr {element}, ptr {{a}}, <{em.lanes} x i64> {lanes}\n"
-        return em.apply(text, [pointer], "ptr", em.lanes, pointer.reads, keep_scalar=True)
+        return em.apply(text, [pointer], "ptr", em.lanes, pointer.reads, keep_scalar=True, to=0)
 
     # --- stores --------------------------------------------------------------------------------
 
@@ -234,19 +281,30 @@ class Memory:
         """Emit a Put statement. All copies of all operands are computed before the first is stored."""
         em, array = self.emitter, self.array(put.target)
         if not array.mutable or array.dtype is not put.value.dtype:
-            raise InternalError(message("put", f"{put.value.dtype.name} into {put.target!r}",
-                                        f"a written array of {array.dtype.name}"))
+            raise InternalError(
+                message(
+                    "put",
+                    f"{put.value.dtype.name} into {put.target!r}",
+                    f"a written array of {array.dtype.name}",
+                )
+            )
         value = em.evaluate(put.value)
         valid = None if put.valid is None else em.evaluate(put.valid)
         address = self.address(put.target, put.index)
         wide = address.stride != 0 or value.lanes or (valid is not None and valid.lanes)
         if not wide:
-            self._store_copies(_Store("one", array.dtype, 0, put.mode), address.pointer, value, valid)
+            self._store_copies(
+                _Store("one", array.dtype, 0, put.mode), address.pointer, value, valid
+            )
         elif address.stride == 1:
-            self._store_copies(_Store("run", array.dtype, em.lanes, put.mode), address.pointer, value, valid)
+            self._store_copies(
+                _Store("run", array.dtype, em.lanes, put.mode), address.pointer, value, valid
+            )
         elif address.stride != 0 and put.mode == "set":
             pointers = self._every_lane(address, memory(array.dtype))
-            self._store_copies(_Store("scatter", array.dtype, em.lanes, "set"), pointers, value, valid)
+            self._store_copies(
+                _Store("scatter", array.dtype, em.lanes, "set"), pointers, value, valid
+            )
         else:
             pointers = self._every_lane(address, memory(array.dtype))
             self._store_lanes(_Store("one", array.dtype, 0, put.mode), pointers, value, valid)
@@ -257,20 +315,26 @@ class Memory:
         axes = em.merge([part.axes for part in parts])
         return [em.spread(part, axes) for part in parts]
 
-    def _store_copies(self, form: _Store, pointer: Value, value: Value, valid: Value | None) -> None:
+    def _store_copies(
+        self, form: _Store, pointer: Value, value: Value, valid: Value | None
+    ) -> None:
         """One store for each copy; behind a branch where one condition holds for all lanes."""
         em = self.emitter
         whole = form.lanes == 0 or em.active == em.lanes
         mask = "" if whole else lane_mask(em.active, em.lanes)
         mixed = valid is not None and valid.lanes > 0
         text = _store_text(form, "{m}" if mixed else mask)
-        for p, v, *m in zip(*self._columns(pointer, em.widen(value, form.lanes), valid), strict=True):
+        for p, v, *m in zip(
+            *self._columns(pointer, em.widen(value, form.lanes), valid), strict=True
+        ):
             name = em.name()
             if not m:
                 em.lines.append(text.format(r=name, p=p, v=v))
             elif mixed:
                 both = "" if whole else f"  {name}.k = and <{em.lanes} x i1> {m[0]}, {mask}\n"
-                em.lines.append(both + text.format(r=name, p=p, v=v, m=m[0] if whole else f"{name}.k"))
+                em.lines.append(
+                    both + text.format(r=name, p=p, v=v, m=m[0] if whole else f"{name}.k")
+                )
             else:
                 self._guarded(m[0], text.format(r=name, p=p, v=v))
 
@@ -283,8 +347,12 @@ class Memory:
         for row in zip(*columns, strict=True):
             for lane in range(em.active):
                 picked = [em.name() for _ in row]
-                em.lines.extend([f"  {name} = extractelement {ty} {whole}, i64 {lane}\n"
-                             for name, ty, whole in zip(picked, types, row, strict=False)])
+                em.lines.extend(
+                    [
+                        f"  {name} = extractelement {ty} {whole}, i64 {lane}\n"
+                        for name, ty, whole in zip(picked, types, row, strict=False)
+                    ]
+                )
                 store = text.format(r=em.name(), p=picked[0], v=picked[1])
                 if len(picked) == 3:
                     self._guarded(picked[2], store)
@@ -296,8 +364,10 @@ class Memory:
             self.emitter.lines.append(text)
             return
         yes, on = self.emitter.label("put"), self.emitter.label("on")
-        self.emitter.lines.append(f"  br i1 {condition}, label %{yes}, label %{on}\n{yes}:\n{text}"
-                                  f"  br label %{on}\n{on}:\n")
+        self.emitter.lines.append(
+            f"  br i1 {condition}, label %{yes}, label %{on}\n{yes}:\n{text}"
+            f"  br label %{on}\n{on}:\n"
+        )
 
 
 class _Store(NamedTuple):
@@ -318,21 +388,29 @@ def _store_text(store: _Store, mask: str) -> str:
     text = ""
     if mode != "set":
         if mask:
-            text += (f"  {{r}}.old = call {ty} @llvm.masked.load.{kind}.p0(ptr {{p}}, i32 {align}, "
-                     f"{mask_ty} {mask}, {ty} zeroinitializer)\n")
+            text += (
+                f"  {{r}}.old = call {ty} @llvm.masked.load.{kind}.p0(ptr {{p}}, i32 {align}, "
+                f"{mask_ty} {mask}, {ty} zeroinitializer)\n"
+            )
         else:
             text += f"  {{r}}.old = load {ty}, ptr {{p}}, align {align}\n"
         convert = from_memory(dtype, lanes)
         text += fill(convert, "{r}.was", "{r}.old")
-        text += fill(combine(mode, dtype, lanes), "{r}.new", "{r}.was" if convert else "{r}.old", name)
+        text += fill(
+            combine(mode, dtype, lanes), "{r}.new", "{r}.was" if convert else "{r}.old", name
+        )
         name = "{r}.new"
     convert = to_memory(dtype, lanes)
     if convert:
         text, name = text + fill(convert, "{r}.raw", name), "{r}.raw"
     if form == "scatter":
-        return text + (f"  call void @llvm.masked.scatter.{kind}.v{lanes}p0({ty} {name}, <{lanes} x ptr> "
-                       f"{{p}}, i32 {align}, {mask_ty} {mask or 'splat (i1 true)'})\n")
+        return text + (
+            f"  call void @llvm.masked.scatter.{kind}.v{lanes}p0({ty} {name}, <{lanes} x ptr> "
+            f"{{p}}, i32 {align}, {mask_ty} {mask or 'splat (i1 true)'})\n"
+        )
     if mask:
-        return text + (f"  call void @llvm.masked.store.{kind}.p0({ty} {name}, ptr {{p}}, i32 {align}, "
-                       f"{mask_ty} {mask})\n")
+        return text + (
+            f"  call void @llvm.masked.store.{kind}.p0({ty} {name}, ptr {{p}}, i32 {align}, "
+            f"{mask_ty} {mask})\n"
+        )
     return text + f"  store {ty} {name}, ptr {{p}}, align {align}\n"

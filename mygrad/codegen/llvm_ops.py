@@ -14,7 +14,15 @@ from functools import lru_cache
 
 from mygrad import dtype as dt
 from mygrad.codegen import vmath
-from mygrad.codegen.llvm_types import float_literal, mangled, memory, register, scalar, splat, vector
+from mygrad.codegen.llvm_types import (
+    float_literal,
+    mangled,
+    memory,
+    register,
+    scalar,
+    splat,
+    vector,
+)
 from mygrad.dtype import DType
 from mygrad.errors import InternalError
 from mygrad.ops import Op
@@ -50,6 +58,7 @@ Row = Callable[[DType, int, bool], str]
 def _plain(instruction: str) -> Row:
     def row(dtype: DType, lanes: int, safe: bool) -> str:
         return f"  {{r}} = {instruction} {register(dtype, lanes)} {{a}}, {{b}}\n"
+
     return row
 
 
@@ -57,6 +66,7 @@ def _wrapping(instruction: str) -> Row:
     def row(dtype: DType, lanes: int, safe: bool) -> str:
         flag = " nsw" if safe and dtype.kind == "i" else ""
         return f"  {{r}} = {instruction}{flag} {register(dtype, lanes)} {{a}}, {{b}}\n"
+
     return row
 
 
@@ -71,6 +81,7 @@ def _intrinsic(name: str) -> Row:
     def row(dtype: DType, lanes: int, safe: bool) -> str:
         ty = register(dtype, lanes)
         return f"  {{r}} = call {ty} @llvm.{name}.{mangled(scalar(dtype), lanes)}({ty} {{a}})\n"
+
     return row
 
 
@@ -78,12 +89,16 @@ def _max_float(dtype: DType, lanes: int, safe: bool) -> str:
     # select(a > b, a, b) gives b when either is NaN, which is one instruction; only a NaN `a` needs more
     ty, bit = register(dtype, lanes), vector("i1", lanes)
     name = "{r}" if safe else "{r}.m"
-    text = (f"  {{r}}.g = fcmp ogt {ty} {{a}}, {{b}}\n"
-            f"  {name} = select {bit} {{r}}.g, {ty} {{a}}, {ty} {{b}}\n")
+    text = (
+        f"  {{r}}.g = fcmp ogt {ty} {{a}}, {{b}}\n"
+        f"  {name} = select {bit} {{r}}.g, {ty} {{a}}, {ty} {{b}}\n"
+    )
     if safe:
         return text
-    return text + (f"  {{r}}.u = fcmp uno {ty} {{a}}, {{a}}\n"
-                   f"  {{r}} = select {bit} {{r}}.u, {ty} {{a}}, {ty} {{r}}.m\n")
+    return text + (
+        f"  {{r}}.u = fcmp uno {ty} {{a}}, {{a}}\n"
+        f"  {{r}} = select {bit} {{r}}.u, {ty} {{a}}, {ty} {{r}}.m\n"
+    )
 
 
 def _max_int(dtype: DType, lanes: int, safe: bool) -> str:
@@ -93,9 +108,13 @@ def _max_int(dtype: DType, lanes: int, safe: bool) -> str:
 
 def _compare(floating: str, signed: str, unsigned: str) -> Row:
     def row(dtype: DType, lanes: int, safe: bool) -> str:
-        instruction = f"fcmp {floating}" if dtype.is_float else (
-            f"icmp {signed if dtype.kind == 'i' else unsigned}")
+        instruction = (
+            f"fcmp {floating}"
+            if dtype.is_float
+            else (f"icmp {signed if dtype.kind == 'i' else unsigned}")
+        )
         return f"  {{r}} = {instruction} {register(dtype, lanes)} {{a}}, {{b}}\n"
+
     return row
 
 
@@ -107,11 +126,14 @@ def _divide(modulo: bool) -> Row:
             return f"  {{r}} = {'urem' if modulo else 'udiv'} {ty} {{a}}, {{b}}\n"
         text = f"  {{r}}.z = icmp eq {ty} {{b}}, {zero}\n"
         if dtype.kind == "u":
-            text += (f"  {{r}}.b = select {bit} {{r}}.z, {ty} {one}, {ty} {{b}}\n"
-                     f"  {{r}}.q = {'urem' if modulo else 'udiv'} {ty} {{a}}, {{r}}.b\n")
+            text += (
+                f"  {{r}}.b = select {bit} {{r}}.z, {ty} {one}, {ty} {{b}}\n"
+                f"  {{r}}.q = {'urem' if modulo else 'udiv'} {ty} {{a}}, {{r}}.b\n"
+            )
         else:
             text += _floor(dtype, lanes, modulo)
         return text + f"  {{r}} = select {bit} {{r}}.z, {ty} {zero}, {ty} {{r}}.q\n"
+
     return row
 
 
@@ -120,23 +142,30 @@ def _floor(dtype: DType, lanes: int, modulo: bool) -> str:
     instead of INT_MIN / -1 avoids the traps; the latter gives INT_MIN, as it should."""
     ty, bit = register(dtype, lanes), vector("i1", lanes)
     zero, one, minus, low = (
-        splat(n, scalar(dtype), lanes) for n in ("0", "1", "-1", str(dtype.min)))
-    text = (f"  {{r}}.o = icmp eq {ty} {{b}}, {minus}\n"
-            f"  {{r}}.w = icmp eq {ty} {{a}}, {low}\n"
-            f"  {{r}}.v = and {bit} {{r}}.o, {{r}}.w\n"
-            f"  {{r}}.i = or {bit} {{r}}.v, {{r}}.z\n"
-            f"  {{r}}.b = select {bit} {{r}}.i, {ty} {one}, {ty} {{b}}\n"
-            f"  {{r}}.r = srem {ty} {{a}}, {{r}}.b\n"
-            f"  {{r}}.n = icmp ne {ty} {{r}}.r, {zero}\n"
-            f"  {{r}}.x = xor {ty} {{r}}.r, {{r}}.b\n"
-            f"  {{r}}.s = icmp slt {ty} {{r}}.x, {zero}\n"
-            f"  {{r}}.d = and {bit} {{r}}.n, {{r}}.s\n")
+        splat(n, scalar(dtype), lanes) for n in ("0", "1", "-1", str(dtype.min))
+    )
+    text = (
+        f"  {{r}}.o = icmp eq {ty} {{b}}, {minus}\n"
+        f"  {{r}}.w = icmp eq {ty} {{a}}, {low}\n"
+        f"  {{r}}.v = and {bit} {{r}}.o, {{r}}.w\n"
+        f"  {{r}}.i = or {bit} {{r}}.v, {{r}}.z\n"
+        f"  {{r}}.b = select {bit} {{r}}.i, {ty} {one}, {ty} {{b}}\n"
+        f"  {{r}}.r = srem {ty} {{a}}, {{r}}.b\n"
+        f"  {{r}}.n = icmp ne {ty} {{r}}.r, {zero}\n"
+        f"  {{r}}.x = xor {ty} {{r}}.r, {{r}}.b\n"
+        f"  {{r}}.s = icmp slt {ty} {{r}}.x, {zero}\n"
+        f"  {{r}}.d = and {bit} {{r}}.n, {{r}}.s\n"
+    )
     if modulo:
-        return text + (f"  {{r}}.c = select {bit} {{r}}.d, {ty} {{r}}.b, {ty} {zero}\n"
-                       f"  {{r}}.q = add {ty} {{r}}.r, {{r}}.c\n")
-    return text + (f"  {{r}}.t = sdiv {ty} {{a}}, {{r}}.b\n"
-                   f"  {{r}}.c = sext {bit} {{r}}.d to {ty}\n"
-                   f"  {{r}}.q = add {ty} {{r}}.t, {{r}}.c\n")
+        return text + (
+            f"  {{r}}.c = select {bit} {{r}}.d, {ty} {{r}}.b, {ty} {zero}\n"
+            f"  {{r}}.q = add {ty} {{r}}.r, {{r}}.c\n"
+        )
+    return text + (
+        f"  {{r}}.t = sdiv {ty} {{a}}, {{r}}.b\n"
+        f"  {{r}}.c = sext {bit} {{r}}.d to {ty}\n"
+        f"  {{r}}.q = add {ty} {{r}}.t, {{r}}.c\n"
+    )
 
 
 def _shift_left(dtype: DType, lanes: int, safe: bool) -> str:
@@ -151,8 +180,10 @@ def _shift_right(dtype: DType, lanes: int, safe: bool) -> str:
         return f"  {{r}} = ashr {ty} {{a}}, {{b}}\n"
     # shifting by width - 1 leaves only the sign, which is what going further gives
     last = splat(str(dtype.bits - 1), scalar(dtype), lanes)
-    return (f"  {{r}}.n = call {ty} @llvm.umin.{mangled(scalar(dtype), lanes)}({ty} {{b}}, {ty} {last})\n"
-            f"  {{r}} = ashr {ty} {{a}}, {{r}}.n\n")
+    return (
+        f"  {{r}}.n = call {ty} @llvm.umin.{mangled(scalar(dtype), lanes)}({ty} {{b}}, {ty} {last})\n"
+        f"  {{r}} = ashr {ty} {{a}}, {{r}}.n\n"
+    )
 
 
 def _logical_shift(instruction: str, dtype: DType, lanes: int, safe: bool) -> str:
@@ -161,9 +192,11 @@ def _logical_shift(instruction: str, dtype: DType, lanes: int, safe: bool) -> st
         return f"  {{r}} = {instruction} {ty} {{a}}, {{b}}\n"
     bits, zero = (splat(n, scalar(dtype), lanes) for n in (str(dtype.bits), "0"))
     # the shift is poison where it is too far, but a select does not look at what it does not take
-    return (f"  {{r}}.k = icmp ult {ty} {{b}}, {bits}\n"
-            f"  {{r}}.s = {instruction} {ty} {{a}}, {{b}}\n"
-            f"  {{r}} = select {bit} {{r}}.k, {ty} {{r}}.s, {ty} {zero}\n")
+    return (
+        f"  {{r}}.k = icmp ult {ty} {{b}}, {bits}\n"
+        f"  {{r}}.s = {instruction} {ty} {{a}}, {{b}}\n"
+        f"  {{r}} = select {bit} {{r}}.k, {ty} {{r}}.s, {ty} {zero}\n"
+    )
 
 
 def _where(dtype: DType, lanes: int, safe: bool) -> str:
@@ -178,20 +211,41 @@ def _same(dtype: DType, lanes: int, safe: bool) -> str:
 
 
 _FLOAT: dict[Op, Row] = {
-    Op.NEG: _negate, Op.SQRT: _intrinsic("sqrt"), Op.TRUNC: _intrinsic("trunc"),
-    Op.ADD: _plain("fadd"), Op.MUL: _plain("fmul"), Op.DIV: _plain("fdiv"), Op.MAX: _max_float,
+    Op.NEG: _negate,
+    Op.SQRT: _intrinsic("sqrt"),
+    Op.TRUNC: _intrinsic("trunc"),
+    Op.ADD: _plain("fadd"),
+    Op.MUL: _plain("fmul"),
+    Op.DIV: _plain("fdiv"),
+    Op.MAX: _max_float,
 }
 _INT: dict[Op, Row] = {
-    Op.NEG: _negate, Op.TRUNC: _same, Op.ADD: _wrapping("add"), Op.MUL: _wrapping("mul"),
-    Op.MAX: _max_int, Op.IDIV: _divide(False), Op.MOD: _divide(True), Op.AND: _plain("and"),
-    Op.OR: _plain("or"), Op.XOR: _plain("xor"), Op.SHL: _shift_left, Op.SHR: _shift_right,
+    Op.NEG: _negate,
+    Op.TRUNC: _same,
+    Op.ADD: _wrapping("add"),
+    Op.MUL: _wrapping("mul"),
+    Op.MAX: _max_int,
+    Op.IDIV: _divide(False),
+    Op.MOD: _divide(True),
+    Op.AND: _plain("and"),
+    Op.OR: _plain("or"),
+    Op.XOR: _plain("xor"),
+    Op.SHL: _shift_left,
+    Op.SHR: _shift_right,
 }
 _BOOL: dict[Op, Row] = {
-    Op.ADD: _plain("or"), Op.MUL: _plain("and"), Op.MAX: _plain("or"), Op.AND: _plain("and"),
-    Op.OR: _plain("or"), Op.XOR: _plain("xor"), Op.TRUNC: _same,
+    Op.ADD: _plain("or"),
+    Op.MUL: _plain("and"),
+    Op.MAX: _plain("or"),
+    Op.AND: _plain("and"),
+    Op.OR: _plain("or"),
+    Op.XOR: _plain("xor"),
+    Op.TRUNC: _same,
 }
 _ANY: dict[Op, Row] = {
-    Op.LT: _compare("olt", "slt", "ult"), Op.EQ: _compare("oeq", "eq", "eq"), Op.WHERE: _where,
+    Op.LT: _compare("olt", "slt", "ult"),
+    Op.EQ: _compare("oeq", "eq", "eq"),
+    Op.WHERE: _where,
 }
 _ROUNDING = frozenset({Op.SQRT, Op.ADD, Op.MUL, Op.DIV})
 
@@ -208,17 +262,20 @@ def _rounded(text: str, lanes: int) -> str:
 def _round_bfloat16(value: str, lanes: int) -> str:
     ints, floats, bit = vector("i32", lanes), vector("float", lanes), vector("i1", lanes)
     sixteen, one, half, mask, quiet = (
-        splat(n, "i32", lanes) for n in ("16", "1", "32767", "-65536", "4194304"))
-    return (f"  {{r}}.bi = bitcast {floats} {value} to {ints}\n"
-            f"  {{r}}.bh = lshr {ints} {{r}}.bi, {sixteen}\n"
-            f"  {{r}}.bl = and {ints} {{r}}.bh, {one}\n"
-            f"  {{r}}.ba = add {ints} {{r}}.bi, {half}\n"
-            f"  {{r}}.bb = add {ints} {{r}}.ba, {{r}}.bl\n"
-            f"  {{r}}.bq = or {ints} {{r}}.bi, {quiet}\n"
-            f"  {{r}}.bn = fcmp uno {floats} {value}, {value}\n"
-            f"  {{r}}.bs = select {bit} {{r}}.bn, {ints} {{r}}.bq, {ints} {{r}}.bb\n"
-            f"  {{r}}.bm = and {ints} {{r}}.bs, {mask}\n"
-            f"  {{r}} = bitcast {ints} {{r}}.bm to {floats}\n")
+        splat(n, "i32", lanes) for n in ("16", "1", "32767", "-65536", "4194304")
+    )
+    return (
+        f"  {{r}}.bi = bitcast {floats} {value} to {ints}\n"
+        f"  {{r}}.bh = lshr {ints} {{r}}.bi, {sixteen}\n"
+        f"  {{r}}.bl = and {ints} {{r}}.bh, {one}\n"
+        f"  {{r}}.ba = add {ints} {{r}}.bi, {half}\n"
+        f"  {{r}}.bb = add {ints} {{r}}.ba, {{r}}.bl\n"
+        f"  {{r}}.bq = or {ints} {{r}}.bi, {quiet}\n"
+        f"  {{r}}.bn = fcmp uno {floats} {value}, {value}\n"
+        f"  {{r}}.bs = select {bit} {{r}}.bn, {ints} {{r}}.bq, {ints} {{r}}.bb\n"
+        f"  {{r}}.bm = and {ints} {{r}}.bs, {mask}\n"
+        f"  {{r}} = bitcast {ints} {{r}}.bm to {floats}\n"
+    )
 
 
 def _transcendental(op: Op, dtype: DType, lanes: int) -> str:
@@ -231,8 +288,10 @@ def _transcendental(op: Op, dtype: DType, lanes: int) -> str:
     if dtype is dt.float16:
         half, floats = vector("half", lanes), vector("float", lanes)
         inner = text.replace("{r} =", "{r}.w =").replace("{a}", "{r}.e")
-        return (f"  {{r}}.e = fpext {half} {{a}} to {floats}\n{inner}"
-                f"  {{r}} = fptrunc {floats} {{r}}.w to {half}\n")
+        return (
+            f"  {{r}}.e = fpext {half} {{a}} to {floats}\n{inner}"
+            f"  {{r}} = fptrunc {floats} {{r}}.w to {half}\n"
+        )
     return text
 
 
@@ -243,8 +302,11 @@ def _cast(source: DType, result: DType, lanes: int) -> str:
         compare = "fcmp une" if source.is_float else "icmp ne"
         return f"  {{r}} = {compare} {old} {{a}}, {splat(zero, scalar(source), lanes)}\n"
     if source.is_float:
-        return _float_to_float(source, result, lanes) if result.is_float else (
-            _float_to_int(source, result, lanes))
+        return (
+            _float_to_float(source, result, lanes)
+            if result.is_float
+            else (_float_to_int(source, result, lanes))
+        )
     if result.is_float:
         return _int_to_float(source, result, lanes)
     if result.bits == source.bits:
@@ -260,8 +322,9 @@ def _float_to_int(source: DType, result: DType, lanes: int) -> str:
         text = f"  {{r}}.e = fpext {register(source, lanes)} {{a}} to {vector('float', lanes)}\n"
     new, name = register(result, lanes), "fptosi" if result.kind == "i" else "fptoui"
     kinds = f"{mangled(scalar(result), lanes)}.{mangled(element, lanes)}"
-    return text + (f"  {{r}} = call {new} @llvm.{name}.sat.{kinds}"
-                   f"({vector(element, lanes)} {value})\n")
+    return text + (
+        f"  {{r}} = call {new} @llvm.{name}.sat.{kinds}({vector(element, lanes)} {value})\n"
+    )
 
 
 def _int_to_float(source: DType, result: DType, lanes: int) -> str:
@@ -287,8 +350,10 @@ def _float_to_float(source: DType, result: DType, lanes: int) -> str:
     if source is dt.float64 and result is dt.float16:
         return _double_to_half(lanes)
     if source is dt.float16 and result is dt.float64:
-        return (f"  {{r}}.w = fpext {old} {{a}} to {floats}\n"
-                f"  {{r}} = fpext {floats} {{r}}.w to {new}\n")
+        return (
+            f"  {{r}}.w = fpext {old} {{a}} to {floats}\n"
+            f"  {{r}} = fpext {floats} {{r}}.w to {new}\n"
+        )
     step = "fptrunc" if result.itemsize < source.itemsize or result is dt.float16 else "fpext"
     return f"  {{r}} = {step} {old} {{a}} to {new}\n"
 
@@ -298,19 +363,21 @@ def _double_to_half(lanes: int) -> str:
     Melquiond, 2008): most processors have no direct conversion."""
     doubles, floats, ints = (vector(t, lanes) for t in ("double", "float", "i32"))
     bit = vector("i1", lanes)
-    return (f"  {{r}}.f = fptrunc {doubles} {{a}} to {floats}\n"
-            f"  {{r}}.d = fpext {floats} {{r}}.f to {doubles}\n"
-            f"  {{r}}.x = fcmp one {doubles} {{r}}.d, {{a}}\n"
-            f"  {{r}}.p = call {doubles} @llvm.fabs.{mangled('double', lanes)}({doubles} {{r}}.d)\n"
-            f"  {{r}}.q = call {doubles} @llvm.fabs.{mangled('double', lanes)}({doubles} {{a}})\n"
-            f"  {{r}}.g = fcmp ogt {doubles} {{r}}.p, {{r}}.q\n"
-            f"  {{r}}.i = bitcast {floats} {{r}}.f to {ints}\n"
-            f"  {{r}}.s = sext {bit} {{r}}.g to {ints}\n"
-            f"  {{r}}.t = add {ints} {{r}}.i, {{r}}.s\n"
-            f"  {{r}}.z = zext {bit} {{r}}.x to {ints}\n"
-            f"  {{r}}.o = or {ints} {{r}}.t, {{r}}.z\n"
-            f"  {{r}}.h = bitcast {ints} {{r}}.o to {floats}\n"
-            f"  {{r}} = fptrunc {floats} {{r}}.h to {vector('half', lanes)}\n")
+    return (
+        f"  {{r}}.f = fptrunc {doubles} {{a}} to {floats}\n"
+        f"  {{r}}.d = fpext {floats} {{r}}.f to {doubles}\n"
+        f"  {{r}}.x = fcmp one {doubles} {{r}}.d, {{a}}\n"
+        f"  {{r}}.p = call {doubles} @llvm.fabs.{mangled('double', lanes)}({doubles} {{r}}.d)\n"
+        f"  {{r}}.q = call {doubles} @llvm.fabs.{mangled('double', lanes)}({doubles} {{a}})\n"
+        f"  {{r}}.g = fcmp ogt {doubles} {{r}}.p, {{r}}.q\n"
+        f"  {{r}}.i = bitcast {floats} {{r}}.f to {ints}\n"
+        f"  {{r}}.s = sext {bit} {{r}}.g to {ints}\n"
+        f"  {{r}}.t = add {ints} {{r}}.i, {{r}}.s\n"
+        f"  {{r}}.z = zext {bit} {{r}}.x to {ints}\n"
+        f"  {{r}}.o = or {ints} {{r}}.t, {{r}}.z\n"
+        f"  {{r}}.h = bitcast {ints} {{r}}.o to {floats}\n"
+        f"  {{r}} = fptrunc {floats} {{r}}.h to {vector('half', lanes)}\n"
+    )
 
 
 def _bitcast(source: DType, result: DType, lanes: int) -> str:
@@ -330,9 +397,11 @@ def to_memory(dtype: DType, lanes: int) -> str:
     if dtype is not dt.bfloat16:
         return ""
     ints = vector("i32", lanes)
-    return (f"  {{r}}.i = bitcast {vector('float', lanes)} {{a}} to {ints}\n"
-            f"  {{r}}.h = lshr {ints} {{r}}.i, {splat('16', 'i32', lanes)}\n"
-            f"  {{r}} = trunc {ints} {{r}}.h to {vector('i16', lanes)}\n")
+    return (
+        f"  {{r}}.i = bitcast {vector('float', lanes)} {{a}} to {ints}\n"
+        f"  {{r}}.h = lshr {ints} {{r}}.i, {splat('16', 'i32', lanes)}\n"
+        f"  {{r}} = trunc {ints} {{r}}.h to {vector('i16', lanes)}\n"
+    )
 
 
 def from_memory(dtype: DType, lanes: int) -> str:
@@ -342,9 +411,11 @@ def from_memory(dtype: DType, lanes: int) -> str:
     if dtype is not dt.bfloat16:
         return ""
     ints = vector("i32", lanes)
-    return (f"  {{r}}.z = zext {vector('i16', lanes)} {{a}} to {ints}\n"
-            f"  {{r}}.i = shl {ints} {{r}}.z, {splat('16', 'i32', lanes)}\n"
-            f"  {{r}} = bitcast {ints} {{r}}.i to {vector('float', lanes)}\n")
+    return (
+        f"  {{r}}.z = zext {vector('i16', lanes)} {{a}} to {ints}\n"
+        f"  {{r}}.i = shl {ints} {{r}}.z, {splat('16', 'i32', lanes)}\n"
+        f"  {{r}} = bitcast {ints} {{r}}.i to {vector('float', lanes)}\n"
+    )
 
 
 # --- combining ---------------------------------------------------------------------------------------
@@ -366,8 +437,10 @@ def combine(mode: str, dtype: DType, lanes: int) -> str:
     if dtype.kind == "b":
         return f"  {{r}} = and {ty} {{a}}, {{b}}\n"
     if dtype.is_float:  # min(a, b) = -max(-a, -b), NaN included
-        return (f"  {{r}}.na = fneg {ty} {{a}}\n  {{r}}.nb = fneg {ty} {{b}}\n"
-                + fill(_max_float(dtype, lanes, False), "{r}.mx", "{r}.na", "{r}.nb")
-                + f"  {{r}} = fneg {ty} {{r}}.mx\n")
+        return (
+            f"  {{r}}.na = fneg {ty} {{a}}\n  {{r}}.nb = fneg {ty} {{b}}\n"
+            + fill(_max_float(dtype, lanes, False), "{r}.mx", "{r}.na", "{r}.nb")
+            + f"  {{r}} = fneg {ty} {{r}}.mx\n"
+        )
     name = "smin" if dtype.kind == "i" else "umin"
     return f"  {{r}} = call {ty} @llvm.{name}.{mangled(scalar(dtype), lanes)}({ty} {{a}}, {ty} {{b}})\n"

@@ -4,8 +4,8 @@
             it depends on, each of them a scalar or a vector
     Scope   an open block of statements: where its text goes, and which values die when it closes
 
-An expression is emitted once per scope and copy. Index arithmetic goes to the outermost scope in which
-its operands live, everything else where it is used. Values that read memory or accumulators are forgotten
+An expression is emitted once per scope and copy, in the outermost scope in which its operands live; what is
+not cheap index arithmetic, and loads that could fail, only as far out as it is certain to be needed. Values that read memory or accumulators are forgotten
 when something is stored there.
 """
 
@@ -33,8 +33,15 @@ class Value:
 
     __slots__ = ("axes", "depth", "element", "lanes", "names", "reads", "wide")
 
-    def __init__(self, names: list[str], element: str, lanes: int = 0, axes: Axes = (), depth: int = 0,
-                 reads: frozenset[Target] = NOTHING) -> None:
+    def __init__(
+        self,
+        names: list[str],
+        element: str,
+        lanes: int = 0,
+        axes: Axes = (),
+        depth: int = 0,
+        reads: frozenset[Target] = NOTHING,
+    ) -> None:
         self.names = names
         self.element = element  # the register type of one lane
         self.lanes = lanes
@@ -45,12 +52,14 @@ class Value:
 
 
 class Scope:
-    """An open block: its lines of text, and the keys of the values that are defined in it."""
+    """An open block: its lines of text, the keys of the values that are defined in it, and the outermost
+    scope that surely runs into it."""
 
-    __slots__ = ("lines", "owned")
+    __slots__ = ("floor", "lines", "owned")
 
-    def __init__(self, lines: list[str]) -> None:
+    def __init__(self, lines: list[str], floor: int) -> None:
         self.lines = lines
+        self.floor = floor
         self.owned: list[Hashable] = []
 
 
@@ -58,7 +67,7 @@ class Emitter:
     """Writes expressions. `leaf[op]` emits what is not arithmetic: loads, and names of accumulators."""
 
     def __init__(self) -> None:
-        self.scopes = [Scope([])]
+        self.scopes = [Scope([], 0)]
         self.values: dict[Hashable, Value] = {}
         self.leaf: dict[Op, Callable[[Expr], Value]] = {}
         self.extents: list[int] = []  # of unrolled axes, by number
@@ -83,6 +92,11 @@ class Emitter:
         """Where text goes now."""
         return self.scopes[-1].lines
 
+    @property
+    def floor(self) -> int:
+        """The outermost scope to which what is computed here may be moved at no risk."""
+        return self.scopes[-1].floor
+
     def name(self) -> str:
         """A new register."""
         return f"%v{next(self._count)}"
@@ -92,9 +106,10 @@ class Emitter:
         return f"{what}{next(self._count)}"
 
     @contextmanager
-    def scope(self, lines: list[str]) -> Iterator[None]:
-        """A block whose text is appended to `lines` and whose values die at its end."""
-        self.scopes.append(Scope(lines))
+    def scope(self, lines: list[str], sure: bool = False) -> Iterator[None]:
+        """A block whose text is appended to `lines` and whose values die at its end. `sure`: it runs at
+        least once whenever the block around it does."""
+        self.scopes.append(Scope(lines, self.floor if sure else len(self.scopes)))
         yield
         for key in self.scopes.pop().owned:
             self.values.pop(key, None)
@@ -103,7 +118,8 @@ class Emitter:
     def tile(self, axes: tuple[TileAxis, ...]) -> Iterator[None]:
         """The scope of a tile: its axes have values inside."""
         before = dict(self.numbers), self.lane_axis, self.lanes, self.active
-        with self.scope(self.lines):
+        hidden = {t.axis: self.values[t.axis] for t in axes if t.axis in self.values}
+        with self.scope(self.lines, sure=True):
             for axis in axes:
                 if axis.kind == "vector":
                     self._enter_vector(axis)
@@ -111,6 +127,7 @@ class Emitter:
                     self._enter_unroll(axis)
             yield
             self.numbers, self.lane_axis, self.lanes, self.active = before
+        self.values.update(hidden)
 
     def _enter_vector(self, axis: TileAxis) -> None:
         if self.lane_axis not in (None, axis.axis):
@@ -211,12 +228,20 @@ class Emitter:
         if not name.startswith("%"):
             return f"splat ({element} {name})"
         one, wide = self.name(), self.name()
-        lines.append(f"  {one} = insertelement {ty} poison, {element} {name}, i64 0\n"
-                     f"  {wide} = shufflevector {ty} {one}, {ty} poison, {ty.split(' x ')[0]} x i32> "
-                     "zeroinitializer\n")
+        lines.append(
+            f"  {one} = insertelement {ty} poison, {element} {name}, i64 0\n"
+            f"  {wide} = shufflevector {ty} {one}, {ty} poison, {ty.split(' x ')[0]} x i32> "
+            "zeroinitializer\n"
+        )
         return wide
 
     # --- expressions ---------------------------------------------------------------------------
+
+    def place(self, operands: list[Value], to: int) -> int:
+        """The outermost scope, not further out than `to`, in which all operands live."""
+        if self.fixed and any(n in self.fixed for v in operands for n in v.axes):
+            return self.depth  # one copy has been picked, which is only true here
+        return max((to, *(v.depth for v in operands)))
 
     def evaluate(self, root: Expr) -> Value:
         """The registers that hold an expression, emitting what is missing."""
@@ -246,7 +271,8 @@ class Emitter:
         elif e.op in ALU:
             self._emit_alu(e)
         elif e.op in self.leaf:
-            self.define(e, self.leaf[e.op](e))
+            value = self.leaf[e.op](e)
+            self.define(e, value, value.depth)
         else:
             raise InternalError(message("llvm", f"the unbound expression {e!r}", "a bound one"))
 
@@ -255,24 +281,47 @@ class Emitter:
         operands = [self.values.get(s) or self.evaluate(s) for s in src]
         lanes = max(v.lanes for v in operands)
         one_condition = op is Op.WHERE and lanes > 0 and operands[0].lanes == 0
-        reads = frozenset().union(*(v.reads for v in operands)) if any(
-            v.reads for v in operands) else NOTHING
-        text = template(op, src[-1].dtype, e.dtype, lanes,
-                        one_condition if op is Op.WHERE else _is_safe(op, e, src))
-        value = self.apply(text, operands, scalar(e.dtype), lanes, reads=reads,
-                           keep_scalar=one_condition, hoist=_has_bounds(e))
+        reads = (
+            frozenset().union(*(v.reads for v in operands))
+            if any(v.reads for v in operands)
+            else NOTHING
+        )
+        text = template(
+            op,
+            src[-1].dtype,
+            e.dtype,
+            lanes,
+            one_condition if op is Op.WHERE else _is_safe(op, e, src),
+        )
+        value = self.apply(
+            text,
+            operands,
+            scalar(e.dtype),
+            lanes,
+            reads=reads,
+            keep_scalar=one_condition,
+            to=0 if _has_bounds(e) else self.floor,
+        )
         self.define(e, value, value.depth)
 
-    def apply(self, text: str, operands: list[Value], element: str, lanes: int,
-              reads: frozenset[Target] = NOTHING, keep_scalar: bool = False,
-              hoist: bool = False) -> Value:
-        """Instantiate a template for every copy of its operands; `keep_scalar`: the first of them is not
-        widened; `hoist`: in the outermost scope possible."""
+    def apply(
+        self,
+        text: str,
+        operands: list[Value],
+        element: str,
+        lanes: int,
+        reads: frozenset[Target] = NOTHING,
+        keep_scalar: bool = False,
+        to: int | None = None,
+    ) -> Value:
+        """Instantiate a template for every copy of its operands, in the outermost scope in which they live,
+        but not further out than the scope `to` (by default the innermost one). `keep_scalar`: the first
+        operand is not widened."""
         axes = self.merge([v.axes for v in operands])
-        depth = self.depth
-        if hoist and not (self.fixed and any(n in self.fixed for v in operands for n in v.axes)):
-            depth = max((v.depth for v in operands), default=0)
-        wide = [v if keep_scalar and i == 0 else self.widen(v, lanes) for i, v in enumerate(operands)]
+        depth = self.place(operands, self.depth if to is None else to)
+        wide = [
+            v if keep_scalar and i == 0 else self.widen(v, lanes) for i, v in enumerate(operands)
+        ]
         columns = [self.spread(v, axes) for v in wide]
         lines, names = self.scopes[depth].lines, []
         for row in zip(*columns, strict=True):
@@ -285,8 +334,12 @@ class Emitter:
 def _has_bounds(e: Expr) -> bool:
     """Whether this is index arithmetic: it cannot wrap around, and is cheap enough to hoist."""
     low, high = e.low, e.high
-    return e.dtype is dt.index and low is not None and high is not None and (
-        -(1 << 63) <= low and high < 1 << 63)
+    return (
+        e.dtype is dt.index
+        and low is not None
+        and high is not None
+        and (-(1 << 63) <= low and high < 1 << 63)
+    )
 
 
 def _strengthen(e: Expr) -> tuple[Op, tuple[Expr, ...]]:
@@ -313,8 +366,11 @@ def _is_safe(op: Op, e: Expr, src: tuple[Expr, ...]) -> bool:
     if op in (Op.IDIV, Op.MOD):
         # by a constant: lanes that do not exist may hold a divisor outside of its bounds
         dividend, divisor = src
-        return divisor.op is Op.CONST and divisor.arg > 0 and (
-            divisor.dtype.kind == "u" or (dividend.low is not None and dividend.low >= 0))
+        return (
+            divisor.op is Op.CONST
+            and divisor.arg > 0
+            and (divisor.dtype.kind == "u" or (dividend.low is not None and dividend.low >= 0))
+        )
     if op in (Op.SHL, Op.SHR):
         return src[1].op is Op.CONST and 0 <= src[1].arg < e.dtype.bits
     return False

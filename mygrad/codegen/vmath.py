@@ -43,32 +43,78 @@ _FORMATS = {
     "double": _Format("i64", 52, 1023, 2.0**-1022, -746.0, 710.0, 2.0**24),
 }
 # log 2 and pi in pieces that are exact in the type, largest first
-_LN2 = {"float": (0.6931471228599548, 5.769998878690785e-08),
-        "double": (0.6931471805599453, 2.3190468138462996e-17)}
-_PI = {"float": (3.141592502593994, 1.5099578831723193e-07, 1.078060505991553e-14),
-       "double": (3.141592653589793, 1.224646799147353e-16, 2.1657133478438278e-32)}
+_LN2 = {
+    "float": (0.6931471228599548, 5.769998878690785e-08),
+    "double": (0.6931471805599453, 2.3190468138462996e-17),
+}
+_PI = {
+    "float": (3.141592502593994, 1.5099578831723193e-07, 1.078060505991553e-14),
+    "double": (3.141592653589793, 1.224646799147353e-16, 2.1657133478438278e-32),
+}
 # (exp(r) - 1 - r) / r^2 for |r| <= log(2) / 2, highest power first
 _EXP = {
-    "float": (0.0013926250831497611, 0.008363232883682618, 0.04166655421298415, 0.16666576666119928,
-              0.5),
-    "double": (2.5100472505694996e-08, 2.7620201591031547e-07, 2.7557268276905696e-06,
-               2.4801521057868204e-05, 0.00019841269863171557, 0.0013888888917367081,
-               0.008333333333330039, 0.041666666666623824, 0.16666666666666669, 0.5),
+    "float": (
+        0.0013926250831497611,
+        0.008363232883682618,
+        0.04166655421298415,
+        0.16666576666119928,
+        0.5,
+    ),
+    "double": (
+        2.5100472505694996e-08,
+        2.7620201591031547e-07,
+        2.7557268276905696e-06,
+        2.4801521057868204e-05,
+        0.00019841269863171557,
+        0.0013888888917367081,
+        0.008333333333330039,
+        0.041666666666623824,
+        0.16666666666666669,
+        0.5,
+    ),
 }
 # (sin(r) - r) / r^3 in powers of r^2, for |r| <= pi / 2
 _SIN = {
-    "float": (-2.407828263191349e-08, 2.7536381067442063e-06, -0.00019841085469334525,
-              0.008333332764254275, -0.16666666663853422),
-    "double": (-8.005646027219286e-18, 2.810464851599201e-15, -7.647138974898878e-13,
-               1.605904347656436e-10, -2.5052108382360896e-08, 2.7557319223971086e-06,
-               -0.00019841269841269806, 0.008333333333333333, -0.16666666666666666),
+    "float": (
+        -2.407828263191349e-08,
+        2.7536381067442063e-06,
+        -0.00019841085469334525,
+        0.008333332764254275,
+        -0.16666666663853422,
+    ),
+    "double": (
+        -8.005646027219286e-18,
+        2.810464851599201e-15,
+        -7.647138974898878e-13,
+        1.605904347656436e-10,
+        -2.5052108382360896e-08,
+        2.7557319223971086e-06,
+        -0.00019841269841269806,
+        0.008333333333333333,
+        -0.16666666666666666,
+    ),
 }
 # (log(1 + f) - f + f^2 / 2) / f^3 for |f| <= 1 / 3
-_LOG_FLOAT = (-0.12125580650711652, 0.13425749011418575, -0.1234619024512849, 0.1411830990265524,
-              -0.16670140691401691, 0.20003780322455603, -0.24999987901255855, 0.33333320168349617)
+_LOG_FLOAT = (
+    -0.12125580650711652,
+    0.13425749011418575,
+    -0.1234619024512849,
+    0.1411830990265524,
+    -0.16670140691401691,
+    0.20003780322455603,
+    -0.24999987901255855,
+    0.33333320168349617,
+)
 # (2 atanh(s) / s - 2) / s^2 in powers of s^2, for |s| <= (sqrt(2) - 1) / (sqrt(2) + 1)
-_LOG_DOUBLE = (0.14617807153417325, 0.15331611722055008, 0.1818289243253687, 0.22222211089379496,
-               0.28571428626253836, 0.3999999999989889, 0.666666666666667)
+_LOG_DOUBLE = (
+    0.14617807153417325,
+    0.15331611722055008,
+    0.1818289243253687,
+    0.22222211089379496,
+    0.28571428626253836,
+    0.3999999999989889,
+    0.666666666666667,
+)
 
 
 class _Text:
@@ -172,7 +218,9 @@ def log(element: str, lanes: int) -> str:
     power = t.int_op("ashr", t.int_op("sub", bits, t.int_const(start)), t.int_const(f.mantissa))
     m = t.from_bits(t.int_op("sub", bits, t.int_op("shl", power, t.int_const(f.mantissa))))
     e = t.op("fadd", t.put(f"sitofp {t.ints} {power} to {t.floats}"), shift)
-    result = (_log_float if element == "float" else _log_double)(t, t.op("fsub", m, t.const(1.0)), e)
+    result = (_log_float if element == "float" else _log_double)(
+        t, t.op("fsub", m, t.const(1.0)), e
+    )
     infinite = t.const(float("inf"))
     result = t.select("oeq", "{a}", infinite, infinite, result)
     other = t.select("oeq", "{a}", t.const(0.0), t.const(float("-inf")), t.const(float("nan")))
@@ -215,8 +263,10 @@ def sin(element: str, lanes: int) -> str:
     far = t.put(f"fcmp ogt {t.floats} {magnitude}, {t.const(f.sin_limit)}")
     some = far if not lanes else t.put(f"call i1 @llvm.vector.reduce.or.v{lanes}i1({t.bits} {far})")
     start, slow, done = ('%"{r}.' + part + '"' for part in ("start", "slow", "done"))
-    t.lines.append(f"  br label {start}\n{start[1:]}:\n  br i1 {some}, label {slow}, label {done}\n"
-                   f"{slow[1:]}:\n")
+    t.lines.append(
+        f"  br label {start}\n{start[1:]}:\n  br i1 {some}, label {slow}, label {done}\n"
+        f"{slow[1:]}:\n"
+    )
     exact = t.put(f"call {t.floats} @far_sin.{kind}({t.floats} {{a}})")
     mixed = t.put(f"select {t.bits} {far}, {t.floats} {exact}, {t.floats} {y}")
     t.lines.append(f"  br label {done}\n{done[1:]}:\n")
@@ -230,7 +280,9 @@ def helpers(body: str) -> str:
         for lanes in (0, *(1 << n for n in range(8))):
             kind, ty = mangled(element, lanes), vector(element, lanes)
             if f"@far_sin.{kind}(" in body:
-                text.append(f"define internal {ty} @far_sin.{kind}({ty} %x) cold noinline nounwind "
-                            f'"prefer-vector-width"="512" {{\n'
-                            f"  %y = call {ty} @llvm.sin.{kind}({ty} %x)\n  ret {ty} %y\n}}\n")
+                text.append(
+                    f"define internal {ty} @far_sin.{kind}({ty} %x) cold noinline nounwind "
+                    f'"prefer-vector-width"="512" {{\n'
+                    f"  %y = call {ty} @llvm.sin.{kind}({ty} %x)\n  ret {ty} %y\n}}\n"
+                )
     return "".join(text)

@@ -67,14 +67,19 @@ class DiskCache:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, _HEADER.pack(_MAGIC, hashlib.sha256(content).digest(), len(content)) + content)
+            _write(
+                path, _HEADER.pack(_MAGIC, hashlib.sha256(content).digest(), len(content)) + content
+            )
             if self._puts % _LOOK_EVERY == 0:
                 self._evict()
             self._puts += 1
         except OSError as error:
-            warnings.warn(f"cache: {self.folder} cannot be written ({error}); compiled kernels are not "
-                          "kept; set MYGRAD_CACHE to another folder or to 'off'", RuntimeWarning,
-                          stacklevel=2)
+            warnings.warn(
+                f"cache: {self.folder} cannot be written ({error}); compiled kernels are not "
+                "kept; set MYGRAD_CACHE to another folder or to 'off'",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             self.folder = None
 
     def _evict(self) -> None:
@@ -100,8 +105,10 @@ def _unpack(data: bytes) -> bytes | None:
     if len(data) < _HEADER.size:
         return None
     magic, digest, length = _HEADER.unpack_from(data)
-    content = data[_HEADER.size:]
-    whole = magic == _MAGIC and length == len(content) and digest == hashlib.sha256(content).digest()
+    content = data[_HEADER.size :]
+    whole = (
+        magic == _MAGIC and length == len(content) and digest == hashlib.sha256(content).digest()
+    )
     return content if whole else None
 
 

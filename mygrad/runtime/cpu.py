@@ -57,8 +57,7 @@ class CPU(Runtime):
 
     def __init__(self) -> None:
         self._compiler = Compiler()
-        self.target: Target = host_target(
-            self._compiler.name, self._compiler.features, _threads())
+        self.target: Target = host_target(self._compiler.name, self._compiler.features, _threads())
         self._memory = Allocator()
         self._pool: Pool | None = None
         self.lock = threading.RLock()
@@ -170,8 +169,13 @@ def _threads() -> int:
 
 def _check_copy(memory: Memory, array: np.ndarray[Any, Any]) -> None:
     if not array.flags.c_contiguous or array.nbytes > memory.capacity:
-        raise InternalError(message("copy", f"{array.nbytes} bytes, contiguous: {array.flags.c_contiguous}",
-                                    f"at most {memory.capacity} contiguous bytes"))
+        raise InternalError(
+            message(
+                "copy",
+                f"{array.nbytes} bytes, contiguous: {array.flags.c_contiguous}",
+                f"at most {memory.capacity} contiguous bytes",
+            )
+        )
 
 
 class Pool:
@@ -238,8 +242,9 @@ class NativeSequence(LaunchSequence):
     def time(self, memories: Sequence[Any], params: Mapping[str, int]) -> list[float]:
         """Run launch by launch; the seconds each took."""
         if self._singles is None:
-            self._singles = [_Plan((one,), self._slots, self._params, apart=True)
-                             for one in self._launches]
+            self._singles = [
+                _Plan((one,), self._slots, self._params, apart=True) for one in self._launches
+            ]
         seconds = []
         with self._runtime.lock:
             self._fill(memories, params)
@@ -256,9 +261,13 @@ class NativeSequence(LaunchSequence):
         try:
             self._pack(self._values, 0, *addresses, *[params[name] for name in self._params])
         except (struct.error, KeyError) as error:
-            raise InternalError(message(
-                "launch", f"{len(addresses)} memories and parameters {sorted(params)} ({error})",
-                f"{self._slots} memories and {list(self._params)}")) from None
+            raise InternalError(
+                message(
+                    "launch",
+                    f"{len(addresses)} memories and parameters {sorted(params)} ({error})",
+                    f"{self._slots} memories and {list(self._params)}",
+                )
+            ) from None
         if addresses != self._last:
             self._last, self._distinct = addresses, len(set(addresses)) == len(addresses)
 
@@ -284,7 +293,9 @@ class NativeSequence(LaunchSequence):
 class _Plan:
     """The native form of launches; see native.py. `apart`: different slots are different memory."""
 
-    def __init__(self, launches: Sequence[Launch], slots: int, params: tuple[str, ...], apart: bool) -> None:
+    def __init__(
+        self, launches: Sequence[Launch], slots: int, params: tuple[str, ...], apart: bool
+    ) -> None:
         table: list[int] = []
         starts: list[int] = []
         for launch in launches:
@@ -302,8 +313,13 @@ class _Plan:
             flags = native.PARALLEL * launch.parallel + native.BARRIER * barrier
             steps += [launch.executable.address, ctypes.addressof(self._args) + 8 * start, flags]
         self._steps = (ctypes.c_int64 * max(len(steps), 1))(*steps)
-        self._plan = (ctypes.c_int64 * 5)(ctypes.addressof(self._steps), len(launches),
-                                         ctypes.addressof(self._table), nargs, ctypes.addressof(self._args))
+        self._plan = (ctypes.c_int64 * 5)(
+            ctypes.addressof(self._steps),
+            len(launches),
+            ctypes.addressof(self._table),
+            nargs,
+            ctypes.addressof(self._args),
+        )
         self.pointer = ctypes.c_void_p(ctypes.addressof(self._plan))
 
 

@@ -70,8 +70,14 @@ class Allocator:
         self.trim()
         memory = _fresh(capacity)
         if memory is None:
-            raise DeviceError(message("cpu memory", f"a request for {capacity} bytes", "free memory",
-                                      "use smaller batches, or free tensors"))
+            raise DeviceError(
+                message(
+                    "cpu memory",
+                    f"a request for {capacity} bytes",
+                    "free memory",
+                    "use smaller batches, or free tensors",
+                )
+            )
         return memory
 
     def release(self, memory: Memory) -> None:

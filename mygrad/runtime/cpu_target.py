@@ -16,9 +16,16 @@ def host_target(name: str, features: str, threads: int, caches: Path = _SYSTEM_C
     compiled kernels, so it says more than the processor: also which compiler."""
     width, registers = _vectors(set(features.split(",")))
     sizes = _cache_sizes(caches)
-    return Target(language="llvm", name=name, features=features, vector_bytes=width,
-                  vector_registers=registers, l1_bytes=sizes.get(1, 32 << 10),
-                  l2_bytes=sizes.get(2, 1 << 20), threads=threads)
+    return Target(
+        language="llvm",
+        name=name,
+        features=features,
+        vector_bytes=width,
+        vector_registers=registers,
+        l1_bytes=sizes.get(1, 32 << 10),
+        l2_bytes=sizes.get(2, 1 << 20),
+        threads=threads,
+    )
 
 
 def _vectors(features: set[str]) -> tuple[int, int]:

@@ -22,8 +22,14 @@ def _llvmlite() -> Any:
     try:
         binding = importlib.import_module("llvmlite.binding")
     except ImportError as error:
-        raise MissingPackageError(message("device cpu", f"no llvmlite ({error})", "llvmlite 0.45 or later",
-                                          "pip install llvmlite")) from None
+        raise MissingPackageError(
+            message(
+                "device cpu",
+                f"no llvmlite ({error})",
+                "llvmlite 0.45 or later",
+                "pip install llvmlite",
+            )
+        ) from None
     return binding
 
 
@@ -43,8 +49,9 @@ class Compiler:
         self._engines: list[Any] = []  # functions die with their engine
 
     def _machine(self) -> Any:
-        return self._target.create_target_machine(cpu=self.cpu, features=self.features, opt=2, jit=True,
-                                                  codemodel="jitdefault")
+        return self._target.create_target_machine(
+            cpu=self.cpu, features=self.features, opt=2, jit=True, codemodel="jitdefault"
+        )
 
     def _optimized(self, text: str, name: str) -> tuple[Any, Any]:
         machine = self._machine()
@@ -53,8 +60,14 @@ class Compiler:
             module.triple, module.data_layout = machine.triple, str(machine.target_data)
             module.verify()
         except RuntimeError as error:
-            raise CompileError(message(f"compile {name}", f"a refusal by LLVM: {error}", "valid LLVM text",
-                                       "this is a defect of mygrad; DEBUG=4 shows the text")) from None
+            raise CompileError(
+                message(
+                    f"compile {name}",
+                    f"a refusal by LLVM: {error}",
+                    "valid LLVM text",
+                    "this is a defect of mygrad; DEBUG=4 shows the text",
+                )
+            ) from None
         options = self._llvm.create_pipeline_tuning_options(speed_level=2)
         options.loop_vectorization = options.slp_vectorization = False
         builder = self._llvm.create_pass_builder(machine, options)
@@ -87,6 +100,8 @@ class Compiler:
         engine.finalize_object()
         addresses = [engine.get_function_address(entry) for entry in entries]
         if not all(addresses):
-            raise InternalError(message("load", f"no function for one of {list(entries)}", "all of them"))
+            raise InternalError(
+                message("load", f"no function for one of {list(entries)}", "all of them")
+            )
         self._engines.append(engine)
         return addresses

@@ -24,12 +24,25 @@ import re
 CONTEXT_BYTES = 64 << 10
 MAX_THREADS = 512
 PARALLEL, BARRIER = 1, 2  # flags of steps
-_WORDS = {"arrived": 8, "generation": 16, "sleepers": 24, "stop": 32, "plan": 40, "threads": 48,
-          "mutex": 64, "condition": 96, "workers": 128}  # offsets in words of 8 bytes
+_WORDS = {
+    "arrived": 8,
+    "generation": 16,
+    "sleepers": 24,
+    "stop": 32,
+    "plan": 40,
+    "threads": 48,
+    "mutex": 64,
+    "condition": 96,
+    "workers": 128,
+}  # offsets in words of 8 bytes
 _SPINS, _YIELDS = 2000, 50
 
-_PAUSE = {"x86_64": "call void @llvm.x86.sse2.pause()", "AMD64": "call void @llvm.x86.sse2.pause()",
-          "aarch64": "call void @llvm.aarch64.hint(i32 1)", "arm64": "call void @llvm.aarch64.hint(i32 1)"}
+_PAUSE = {
+    "x86_64": "call void @llvm.x86.sse2.pause()",
+    "AMD64": "call void @llvm.x86.sse2.pause()",
+    "aarch64": "call void @llvm.aarch64.hint(i32 1)",
+    "arm64": "call void @llvm.aarch64.hint(i32 1)",
+}
 
 
 def source() -> str:
