@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mygrad import codegen, numeric
 from mygrad import dtype as dt
-from mygrad.codegen import stmt
+from mygrad.codegen import prepare, stmt
 from mygrad.codegen.actions import (
     Action,
     Defer,
@@ -534,6 +534,29 @@ def test_deferred_stores() -> None:
     check_all(
         matmul(9, 50, 7, epilogue=True), (*TILED, Defer(("i0i",))), (*TILED, Defer(("i1io",)))
     )
+
+
+def test_long_sums_are_added_up_in_blocks() -> None:
+    i, k = axis(0, 2), axis(1, 1 << 20)
+    kernel = Kernel(
+        "mean", (i,), (Store(0, i, reduce(Op.ADD, load(1, F, k), (k,))),), buffers(2, 1 << 20)
+    )
+    for target in (TARGET, NARROW):
+        function = codegen.lower(codegen.schedule(kernel, target))
+        stmt.verify(function)
+        assert stmt.text(function).count("accumulator") == 2
+
+
+def test_blocks_of_sums_with_tails() -> None:
+    kernel = gradients(50, 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "BLOCK", 4)
+        check_all(
+            kernel,
+            (Split("i1", 8), Split("i1i", 2), Unroll("i1ii")),
+            (Split("i1", 4), Vectorize("i1i"), Split("i1o", 3)),
+        )
+        check_all(convolution(2, 2, 3, 4, 5, 3, 1))
 
 
 # --- random schedules -----------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from mygrad.codegen.actions import (
     apply,
     start,
 )
+from mygrad.codegen.prepare import BLOCK
 from mygrad.codegen.staging import stages_of
 from mygrad.codegen.tiling import Nest, Tile, nests_of, tile_of
 from mygrad.expr import Expr
@@ -73,6 +74,7 @@ class Plan:
         roots = {p.root: p.name for p in start(self.kernel).loops}
         for root, name in roots.items():
             taken += self.divide(root, name)
+            taken += self.block(root, apply(start(self.kernel), taken))
         scheduled = apply(start(self.kernel), taken)
         order = tuple(p.name for p in self.order(scheduled))
         if order != tuple(p.name for p in scheduled.loops):
@@ -108,6 +110,13 @@ class Plan:
         if copies == 1:
             return [*taken, Vectorize(name + "i")]
         return [*taken, Split(name + "i", lanes), Vectorize(name + "ii"), Unroll(name + "io")]
+
+    def block(self, root: Expr, scheduled: Schedule) -> list[Action]:
+        """Divide the loop of a very long reduction, so that sums are added up in blocks."""
+        long = [p for p in scheduled.loops if p.root is root and p.extent > 2 * BLOCK]
+        if root in self.kernel.axes or not long:
+            return []
+        return [Split(long[0].name, BLOCK // 4)]
 
     def order(self, scheduled: Schedule) -> list[LoopAxis]:
         """Loops by: outputs before reductions; how many reductions need the axis; sequential loops

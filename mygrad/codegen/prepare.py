@@ -37,6 +37,8 @@ from mygrad.kernel import BufferInfo, Store, roots_of, store_axes
 from mygrad.numeric import identity
 from mygrad.ops import Op
 
+BLOCK = 4096  # terms of a sum that one accumulator adds up, where the loops allow it
+
 
 def prepare(schedule: Schedule) -> list[Store]:
     """The stores of the kernel over the loops of the schedule; those that run over an empty axis
@@ -118,7 +120,32 @@ def _convert_reduce(schedule: Schedule, e: Expr, body: Expr) -> Expr:
     if any(a.arg[1] == 0 for a in roots):
         return const(identity(op, e.dtype), e.dtype)
     axes = _loop_axes(schedule, roots)
+    if op is Op.ADD and e.dtype.is_float and e.dtype is not dt.float64:
+        outer = _outer_loops(schedule, axes)
+        inner = tuple(a for a in axes if a not in outer)
+        if outer and inner:
+            return reduce(op, reduce(op, body, inner), outer)
     return reduce(op, body, axes) if axes else body
+
+
+def _outer_loops(schedule: Schedule, axes: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    """The loops of a long sum that add up sums of their own. Adding term after term to one number
+    loses a bit with every doubling of their count; blocks lose as much as the longer of the two
+    sums."""
+    last = max(
+        (n for n, p in enumerate(schedule.loops) if p.root in schedule.kernel.axes), default=-1
+    )
+    loops = [
+        p for n, p in enumerate(schedule.loops) if p.axis in axes and not p.is_tile and n > last
+    ]
+    trips, inner = 1, 0
+    for p in reversed(loops):
+        if inner and trips * p.extent > BLOCK:
+            break
+        trips, inner = trips * p.extent, inner + 1
+    outer = loops[: len(loops) - inner]
+    long = trips * prod(p.extent for p in outer) > 2 * BLOCK
+    return tuple(p.axis for p in outer) if long else ()
 
 
 def _convert_scan(e: Expr, body: Expr, done: dict[Expr, Expr], carried: dict[Expr, Expr]) -> Expr:
