@@ -415,8 +415,23 @@ def _window_index(shape: Shape, arg: tuple[int, int, int, int], out: Index) -> t
 
 
 def _window_adjoint(shape: Shape, arg: tuple[int, int, int, int]) -> tuple[Step, ...]:
-    axis, _, stride, dilation = arg
-    return (Op.UNWINDOW, (axis, shape[axis], stride, dilation)), (Op.REDUCE, (Op.ADD, (axis + 1,)))
+    """Windows that do not overlap only move: (o, k) is place o*stride + k. Others are summed."""
+    axis, size, stride, dilation = arg
+    if dilation != 1 or stride < size:
+        spread = (Op.UNWINDOW, (axis, shape[axis], stride, dilation))
+        return spread, (Op.REDUCE, (Op.ADD, (axis + 1,)))
+    count, lead, rest = (shape[axis] - size) // stride + 1, shape[:axis], shape[axis + 1 :]
+    steps: list[Step] = []
+    if stride > size:
+        gap = ((0, 0),) * (axis + 1) + ((0, stride - size),) + ((0, 0),) * len(rest)
+        steps.append((Op.PAD, gap))
+    steps.append((Op.RESHAPE, (*lead, count * stride, *rest)))
+    missing = shape[axis] - count * stride
+    if missing > 0:
+        steps.append((Op.PAD, ((0, 0),) * axis + ((0, missing),) + ((0, 0),) * len(rest)))
+    elif missing < 0:
+        steps.append((Op.SHRINK, tuple((0, n) for n in shape)))
+    return tuple(steps)
 
 
 def _window_apply(array: Array, arg: tuple[int, int, int, int]) -> Array:

@@ -201,11 +201,15 @@ class Homes:
         """Every reader computes it from its leaves. Reductions among those that could have ended in this node
         must then be stored instead."""
         total = sum(self._again(node, mine) for mine in _by_group(demands).values())
-        if not self._one_row_kernel(demands, node):
-            for x in self.own[node].leaves:
-                if x.op is Op.REDUCE and x.size >= node.size:
-                    total += cost.LAUNCH + cost.moving(x.size, x.dtype.itemsize)
-        return total
+        return total + self._orphans_cost(node, demands)
+
+    def _orphans_cost(self, node: Node, demands: list[Demand]) -> float:
+        """What storing the reductions costs that could have ended in this node, if it is computed at several
+        places."""
+        if self._one_row_kernel(demands, node):
+            return 0.0
+        orphans = [x for x in self.own[node].leaves if x.op is Op.REDUCE and x.size >= node.size]
+        return sum(cost.LAUNCH + cost.moving(x.size, x.dtype.itemsize) for x in orphans)
 
     def _again(self, node: Node, demands: list[Demand]) -> float:
         """Computing the node in one kernel for these demands; what it reads stays in cache between them."""
@@ -225,7 +229,8 @@ class Homes:
         home = self._home_group(node, demands)
         total = cost.moving(node.size, node.dtype.itemsize)
         if home is not None:
-            total += self._again(node, readers.pop(home.group))
+            mine = readers.pop(home.group)
+            total += self._again(node, mine) + self._orphans_cost(node, mine)
         elif _is_epilogue(node, self.own[node]):
             total += cost.computing(node.size, self.own[node].operations)
         else:
