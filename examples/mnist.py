@@ -61,7 +61,7 @@ class Trainer:
         self.optimizer.zero_grad()
         loss = self.model(pixels(images)).cross_entropy(labels)
         loss.backward()
-        self.optimizer.step(loss)
+        self.optimizer.step()
         return loss
 
     def _predict(self, images: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from mygrad import dtype as dt
 from mygrad.errors import ConfigError, DataError, GradientError
 from mygrad.nn import schedules
 from mygrad.nn.optim import SGD, Adam, AdamW, clip_grad_norm_
+from mygrad.ops import Op
 
 try:
     import torch
@@ -117,10 +118,24 @@ def test_training_a_line() -> None:
         optimizer.zero_grad()
         loss = nn.MSELoss()(model(Tensor(x)), Tensor(3 * x - 2))
         loss.backward()
-        optimizer.step(loss)
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 1e-4 < losses[0]
     np.testing.assert_allclose([model.weight.item(), model.bias.item()], [3, -2], atol=0.02)
+
+
+def test_a_step_computes_the_loss_along() -> None:
+    p = Tensor([2.0], requires_grad=True)
+    optimizer = SGD([p], lr=0.5)
+    lost = (p * 3).sum()
+    lost.backward()
+    del lost  # nobody can read it any more
+    loss = (p * p).sum()
+    loss.backward()
+    optimizer.step()
+    assert loss.node.op is Op.BUFFER
+    assert loss.item() == 4.0
+    np.testing.assert_array_equal(p.numpy(), [2.0 - 0.5 * (3 + 4)])
 
 
 def test_parameters_stay_leaves_and_keep_their_type() -> None:
@@ -190,7 +205,7 @@ def train_small(wrap: Callable[[Any], Any], make: Callable[[Any], Any]) -> list[
         optimizer.zero_grad()
         loss = model(x).cross_entropy(y)
         loss.backward()
-        optimizer.step(loss)
+        optimizer.step()
         return loss
 
     run, losses = wrap(step), []

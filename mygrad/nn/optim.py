@@ -5,7 +5,7 @@ counters of steps. So `step` works the same eagerly and inside of `jit`, and a l
 set between two calls of a jitted step takes effect.
 
     >>> optimizer = Adam(get_parameters(model), lr=1e-3)
-    >>> optimizer.zero_grad(); loss.backward(); optimizer.step(loss)
+    >>> optimizer.zero_grad(); loss.backward(); optimizer.step()
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mygrad import dtype as dt
 from mygrad.errors import ConfigError, GradientError, message
 from mygrad.nn import state
 from mygrad.tensor import Tensor
+from mygrad.tensor.mode import differentiated
 
 
 class Optimizer:
@@ -93,12 +94,11 @@ class Optimizer:
         for p in self.parameters:
             p.grad = None
 
-    def step(self, *also: Tensor) -> None:
+    def step(self) -> None:
         """Update every parameter that has a gradient; those without are left alone.
 
-        The new values, and the Tensors in `also`, are computed now and together: pass the loss if
-        its value is wanted, and its forward pass is not computed a second time. Inside of `jit`
-        nothing is computed now.
+        The new values are computed now, together with the losses that `backward` was called on, so
+        that reading one afterwards costs nothing. Inside of `jit` nothing is computed now.
 
         Raises:
             GradientError: no parameter has a gradient.
@@ -117,7 +117,9 @@ class Optimizer:
                 p = self.parameters[i]
                 assert p.grad is not None
                 self._update(i, p, p.grad, shared)
-        Tensor.realize(*self.parameters, *self.state_dict().values(), *also)
+        losses = [t for t in (reference() for reference in differentiated) if t is not None]
+        differentiated.clear()
+        Tensor.realize(*self.parameters, *self.state_dict().values(), *losses)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state by name, without the parameters. The Tensors themselves, not copies."""

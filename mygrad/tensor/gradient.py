@@ -8,17 +8,18 @@ the way (see base.py).
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mygrad import graph
+from mygrad import capture, graph
 from mygrad.autograd.gradient import gradient as gradient_nodes
 from mygrad.errors import DTypeError, GradientError, ShapeError, message
 from mygrad.graph import Node
 from mygrad.ops import Op
 from mygrad.tensor.base import Base, cast_node, check_carries
 from mygrad.tensor.losses import Losses
-from mygrad.tensor.mode import Mark, Switch, enable_grad, mode, no_grad
+from mygrad.tensor.mode import Mark, Switch, differentiated, enable_grad, mode, no_grad
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,6 +72,8 @@ class Gradient(Losses):
         for (_, tensor), node in zip(wanted, _restore(found, computed), strict=True):
             if node is not None:
                 tensor._add_gradient(graph.detach(node))
+        if capture.current() is None:
+            differentiated.append(weakref.ref(self))
         return self
 
     def _seed(self, given: Base | None) -> Node | None:

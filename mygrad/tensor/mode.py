@@ -4,6 +4,7 @@ by."""
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from typing import Any
@@ -18,6 +19,11 @@ class Mode:
 
 
 mode = Mode()
+
+# The last tensors that `backward` was called on. An optimiser computes those that still live
+# together with the new parameters: a loss that is read after the step then needs no forward pass of
+# its own.
+differentiated: deque[weakref.ref[Any]] = deque(maxlen=8)
 
 
 class Mark:
