@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from mygrad.program import Launch, Program
 from mygrad.runtime.cpu import CPU
 
 
-@lru_cache(maxsize=None)
+@cache
 def device() -> CPU:
     return CPU()
 
@@ -63,7 +63,8 @@ def elementwise(
     result: DType,
     lanes: int,
 ) -> np.ndarray:
-    """`value(i)` for every element i, by vectors of `lanes` (0: one by one) and a masked remainder."""
+    """`value(i)` for every element i, by vectors of `lanes` (0: one by one) and a masked
+    remainder."""
     return elementwise_all([value], inputs, dtypes, [result], lanes)[0]
 
 

@@ -59,7 +59,7 @@ def test_the_last_writer_wins(tmp_path: Path) -> None:
         "other version",
     ],
 )
-def test_a_damaged_file_is_a_miss_and_is_replaced(tmp_path: Path, damage) -> None:  # noqa: ANN001
+def test_a_damaged_file_is_a_miss_and_is_replaced(tmp_path: Path, damage) -> None:
     cache = DiskCache(tmp_path)
     cache.put("key", b"content" * 20)
     (path,) = files(tmp_path)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from cpu_tools import device, program
+
 from mygrad import dtype as dt
 from mygrad.codegen.stmt import Function, Loop, Put
 from mygrad.config import context
@@ -36,7 +36,8 @@ def cpu_with(threads: int) -> CPU:
 def affine(
     name: str, size: int, kind: str = "parallel", scale: float = 1.0, shift: float = 1.0
 ) -> Function:
-    """b1[i] = b0[size - 1 - i] * scale + shift: every thread reads what other threads wrote before."""
+    """b1[i] = b0[size - 1 - i] * scale + shift: every thread reads what other threads wrote
+    before."""
     i = axis(0, size)
     value = alu(
         Op.ADD, alu(Op.MUL, load(0, F, const(size - 1) - i), const(scale, F)), const(shift, F)
@@ -76,13 +77,13 @@ def launch(executable: Executable, *slots: int | tuple[int, int]) -> Launch:
     return Launch(executable, arguments, executable.program.params, executable.program.parallel)
 
 
-def put(cpu: CPU, array: np.ndarray):  # noqa: ANN201
+def put(cpu: CPU, array: np.ndarray):
     memory = cpu.allocate(array.nbytes)
     cpu.write(memory, array)
     return memory
 
 
-def get(cpu: CPU, memory, size: int) -> np.ndarray:  # noqa: ANN001
+def get(cpu: CPU, memory, size: int) -> np.ndarray:
     out = np.empty(size, np.float32)
     cpu.read(memory, out)
     return out
@@ -101,7 +102,7 @@ def expected(size: int, steps: int) -> np.ndarray:
     return (x if steps % 2 == 0 else x[::-1]) + steps
 
 
-# --- memory -----------------------------------------------------------------------------------------
+# --- memory --------------------------------------------------------------------------------------
 
 
 def test_memory_is_aligned_and_holds_what_is_written() -> None:
@@ -153,7 +154,7 @@ def test_copies_that_do_not_fit_are_refused() -> None:
         cpu.read(memory, np.zeros((4, 4), np.float32)[:, :2])
 
 
-# --- compiling and loading --------------------------------------------------------------------------
+# --- compiling and loading -----------------------------------------------------------------------
 
 
 def test_text_that_llvm_refuses_is_a_compile_error_with_its_reason() -> None:
@@ -219,7 +220,7 @@ def test_the_target_describes_the_machine(tmp_path: Path) -> None:
     assert (target.l1_bytes, target.l2_bytes, target.vector_bytes) == (48 << 10, 2 << 20, 16)
 
 
-# --- sequences --------------------------------------------------------------------------------------
+# --- sequences -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -272,7 +273,8 @@ def test_barriers_stand_only_where_threads_could_disturb_each_other() -> None:
 
 
 def test_one_memory_in_two_slots() -> None:
-    """Slots count as different memory in the plan; when they are not, a plan with more barriers runs."""
+    """Slots count as different memory in the plan; when they are not, a plan with more barriers
+    runs."""
     cpu = cpu_with(2)
     (executable,) = load_all(cpu, [affine("alias", 4096)])
     sequence = cpu.sequence([launch(executable, 0, 1), launch(executable, 2, 3)])
@@ -327,7 +329,7 @@ def test_time_runs_each_launch_once() -> None:
     np.testing.assert_array_equal(get(cpu, memories[0], 1000), expected(1000, 4))
 
 
-# --- threads ------------------------------------------------------------------------------------------
+# --- threads -------------------------------------------------------------------------------------
 
 
 def test_serial_sequences_do_not_start_the_pool() -> None:

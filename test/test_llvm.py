@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+import stmt_interpreter
+from cpu_tools import elementwise, elementwise_all, program, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import stmt_interpreter
-from cpu_tools import elementwise, elementwise_all, program, run
 from mygrad import dtype as dt
 from mygrad import numeric
 from mygrad.codegen.stmt import (
@@ -36,11 +36,12 @@ F = dt.float32
 WIDTHS = (0, 8)
 
 
-# --- operations -----------------------------------------------------------------------------------
+# --- operations ----------------------------------------------------------------------------------
 
 
 def special(dtype: DType) -> np.ndarray:
-    """Stored values at which operations differ: ends of ranges, signed zeros, NaN, denormals, ties."""
+    """Stored values at which operations differ: ends of ranges, signed zeros, NaN, denormals,
+    ties."""
     if dtype.kind == "b":
         return np.array([False, True])
     if dtype.is_int:
@@ -170,7 +171,7 @@ def test_bitcasts(source: DType) -> None:
             want = stored.view(np.uint8) != 0 if result is dt.bool_ else stored.view(result.storage)
             for lanes in WIDTHS:
                 got = elementwise(
-                    lambda i: alu(Op.BITCAST, load(0, source, i), dtype=result),
+                    lambda i, result=result: alu(Op.BITCAST, load(0, source, i), dtype=result),
                     [stored],
                     [source],
                     result,
@@ -230,7 +231,7 @@ def test_constants_keep_their_bits(dtype: DType) -> None:
         equal(got[:5], np.full(5, one, dtype.storage), dtype)
 
 
-# --- statements -------------------------------------------------------------------------------------
+# --- statements ----------------------------------------------------------------------------------
 
 
 def both_ways(
@@ -239,7 +240,8 @@ def both_ways(
     params: dict[str, int] | None = None,
     tolerance: float = 0.0,
 ) -> list[np.ndarray]:
-    """The arrays after the function, compiled; equal to those after the interpreter of statements."""
+    """The arrays after the function, compiled; equal to those after the interpreter of
+    statements."""
     want = [a.copy() for a in arrays]
     stmt_interpreter.run(function, want, params)
     got = run(function, arrays, params)
@@ -267,7 +269,8 @@ def unroll(index: Expr) -> TileAxis:
 
 
 def matmul_tile(m: int, n: int, k: int, kind: str = "seq") -> Function:
-    """m in tiles of 4; n in tiles of 3 vectors of 8, the last one by columns of one masked vector."""
+    """m in tiles of 4; n in tiles of 3 vectors of 8, the last one by columns of one masked
+    vector."""
     mo, mi, no, nu, nv, kk = (
         axis(0, m // 4),
         axis(1, 4),
@@ -320,7 +323,7 @@ def test_a_matmul_tile_is_one_load_per_operand_and_a_fused_multiply_add_per_cell
     assert text.count(" = load float, ptr") == 4
 
 
-def softmax(rows: int, columns: int, op_order: tuple[Op, ...] = (Op.MAX, Op.ADD)) -> Function:
+def softmax(rows: int, columns: int) -> Function:
     """Row by row: the maximum, the sum of exp(x - maximum), and the quotient, in vectors of 16."""
     r, c, v = axis(0, rows), axis(1, columns // 16 + 1), axis(2, 16)
     whole, rest = columns // 16, columns % 16
@@ -332,7 +335,7 @@ def softmax(rows: int, columns: int, op_order: tuple[Op, ...] = (Op.MAX, Op.ADD)
     def sweep(*body: object) -> list:
         parts: list = [seq(c, whole, Tile((vector(v),), body))]  # type: ignore[arg-type]
         if rest:
-            parts.append(seq(c, whole + 1, Tile((vector(v, rest),), body), low=whole))  # type: ignore[arg-type]
+            parts.append(seq(c, whole + 1, Tile((vector(v, rest),), body), low=whole))
         return parts
 
     return Function(
@@ -676,7 +679,8 @@ def test_a_condition_on_an_unrolled_axis() -> None:
 
 
 def test_a_remainder_does_not_take_the_lanes_of_another_tile() -> None:
-    """The same load in tiles with few lanes, with all, and nested: it must not be shared between them."""
+    """The same load in tiles with few lanes, with all, and nested: it must not be shared between
+    them."""
     i, v = axis(0, 3), axis(1, 8)
     x = alu(Op.MUL, load(0, F, v), const(2.0, F))
     tiles = [Tile((vector(v, n),), (Put(1, i * 24 + v + 8 * k, x),)) for k, n in enumerate((5, 8))]
@@ -824,7 +828,7 @@ def test_condition_with_both_axes_pads() -> None:
     np.testing.assert_array_equal(got.reshape(6, 8), np.pad(x.reshape(4, 6), 1))
 
 
-# --- broken statements --------------------------------------------------------------------------------
+# --- broken statements ---------------------------------------------------------------------------
 
 
 def test_broken_statements_are_internal_errors() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from cpu_tools import elementwise
+
 from mygrad import dtype as dt
 from mygrad import numeric
 from mygrad.codegen import vmath
@@ -45,7 +45,8 @@ def apply(op: Op, dtype: DType, x: np.ndarray, lanes: int) -> np.ndarray:
 
 
 def ulps(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """Distance from the exact value in units in the last place; 0 where both are the same special value."""
+    """Distance from the exact value in units in the last place; 0 where both are the same special
+    value."""
     with np.errstate(all="ignore"):
         nearest = exact.astype(got.dtype)
         same = (got == nearest) | (np.isnan(got) & np.isnan(nearest))

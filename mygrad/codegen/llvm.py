@@ -3,18 +3,18 @@
     define void @NAME(ptr %args, i64 %tid, i64 %nthreads)
 
 `args` are slots of 8 bytes: a pointer for each of `function.buffers`, then an i64 for each of
-`function.params`. Thread `tid` of `nthreads` does its share of the parallel loops. The work is in an inner function with noalias parameters:
-different buffers are different memory.
+`function.params`. Thread `tid` of `nthreads` does its share of the parallel loops. The work is in
+an inner function with noalias parameters: different buffers are different memory.
 
 Tiles, vectors, masks and the sharing of loads are written out here and in llvm_values.py and
-llvm_memory.py; what is left to LLVM is to choose instructions and registers. Accumulators are stack cells,
-which the pass `sroa` turns into registers.
+llvm_memory.py; what is left to LLVM is to choose instructions and registers. Accumulators are
+stack cells, which the pass `sroa` turns into registers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from itertools import product
 from operator import mul
 from typing import Any, NamedTuple
@@ -332,12 +332,12 @@ class _Renderer:
         text = template(cells.op, cells.dtype, cells.dtype, cells.lanes)
         across = cells.lanes and any(x in self.vectors for x in combine.axes)
         members, names = list(groups.values()), []
-        for at in em.spread(wanted, wanted_axes):
-            loaded = [em.name() for _ in members[int(at)]]
+        for group in em.spread(wanted, wanted_axes):
+            loaded = [em.name() for _ in members[int(group)]]
             em.lines.extend(
                 [
                     f"  {name} = load {cells.type}, ptr {cell}\n"
-                    for name, cell in zip(loaded, members[int(at)], strict=True)
+                    for name, cell in zip(loaded, members[int(group)], strict=True)
                 ]
             )
             name = self._tree(loaded, text)
@@ -411,9 +411,10 @@ def _identity(op: Op, dtype: DType) -> str:
     return literal({Op.ADD: 0, Op.MUL: 1, Op.MAX: dtype.min}[op], dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _update_text(op: Op, dtype: DType, lanes: int, fused: bool, active: int) -> str:
-    """cell {p} = cell op {b}, or cell + {b} * {c}; only in the first `active` lanes if that is not 0."""
+    """cell {p} = cell op {b}, or cell + {b} * {c}; only in the first `active` lanes if that is
+    not 0."""
     ty, new = register(dtype, lanes), "{r}.n"
     if fused:
         kind = mangled(scalar(dtype), lanes)
@@ -430,7 +431,7 @@ def _update_text(op: Op, dtype: DType, lanes: int, fused: bool, active: int) -> 
     return text + f"  store {ty} {new}, ptr {{p}}\n"
 
 
-# --- questions about statements ----------------------------------------------------------------------
+# --- questions about statements ------------------------------------------------------------------
 
 
 def _inside(statement: Stmt) -> Block:
@@ -464,7 +465,7 @@ def _vector_axes(block: Block) -> frozenset[Expr]:
     return frozenset(found)
 
 
-# --- the functions around the text ---------------------------------------------------------------------
+# --- the functions around the text ---------------------------------------------------------------
 
 
 def _outer(function: Function) -> str:

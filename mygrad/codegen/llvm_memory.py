@@ -1,8 +1,8 @@
 """Loads and stores as LLVM text: addresses, vectors, masks.
 
-An index is split by `expr.linear` into what is common to all copies (hoisted, one pointer for each loop
-level), a constant for each unrolled copy (folded into the instruction), and a stride along the vector axis,
-which decides the form:
+An index is split by `expr.linear` into what is common to all copies (hoisted, one pointer for
+each loop level), a constant for each unrolled copy (folded into the instruction), and a stride
+along the vector axis, which decides the form:
 
     stride 0                 a scalar
     stride 1                 a vector load or store, masked where lanes are missing or not valid
@@ -14,7 +14,8 @@ A scalar that is not valid is read from `@zeros` instead, without a branch.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Hashable
+from functools import cache
 from typing import NamedTuple
 
 from mygrad.codegen.llvm_ops import combine, fill, from_memory, to_memory
@@ -41,8 +42,8 @@ class Array(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where the elements of an index are: scalar pointers for lane 0 and a stride, or, for stride None,
-    vectors of pointers."""
+    """Where the elements of an index are: scalar pointers for lane 0 and a stride, or, for stride
+    None, vectors of pointers."""
 
     pointer: Value
     stride: int | None
@@ -96,12 +97,14 @@ class Memory:
         return Address(self._offset(target, pointer, unrolled, constant), None if wide else stride)
 
     def _base(self, target: Target, levels: dict[int, dict[Expr, int]]) -> Value:
-        """A pointer with the scalar terms added, outermost level first, each where it is defined."""
+        """A pointer with the scalar terms added, outermost level first, each where it is
+        defined."""
         em, array = self.emitter, self.array(target)
-        pointer, key = array.pointer, (target,)
+        pointer = array.pointer
+        key: tuple[Hashable, ...] = (target,)
         for level in sorted(levels):
-            index = em.evaluate(from_linear(levels[level], 0))
-            key = (*key, index_key := from_linear(levels[level], 0))  # type: ignore[assignment]
+            sum_of_level = from_linear(levels[level], 0)
+            index, key = em.evaluate(sum_of_level), (*key, sum_of_level)
             found = em.values.get(key)
             if found is None:
                 text = f"  {{r}} = getelementptr {memory(array.dtype)}, ptr {{a}}, i64 {{b}}\n"
@@ -278,7 +281,8 @@ class Memory:
     # --- stores --------------------------------------------------------------------------------
 
     def store(self, put: Put) -> None:
-        """Emit a Put statement. All copies of all operands are computed before the first is stored."""
+        """Emit a Put statement. All copies of all operands are computed before the first is
+        stored."""
         em, array = self.emitter, self.array(put.target)
         if not array.mutable or array.dtype is not put.value.dtype:
             raise InternalError(
@@ -379,7 +383,7 @@ class _Store(NamedTuple):
     mode: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def _store_text(store: _Store, mask: str) -> str:
     """The text of a store of {v} at {p}, with temporary names that start with {r}."""
     form, dtype, lanes, mode = store

@@ -1,8 +1,9 @@
 """Every alu operation as LLVM text, one row per operation: the rules of `ops.py`, spelled out.
 
 A template is text with the holes {r} (the result's name, also the prefix of temporary names) and
-{a}, {b}, {c} (operands). One template serves scalars and vectors of any width, and is built once per
-(operation, types, lanes). Guards (division by zero, shifts too far) are left out where `safe` says
+{a}, {b}, {c} (operands). One template serves scalars and vectors of any width, and is built once
+per (operation, types, lanes). Guards (division by zero, shifts too far) are left out where `safe`
+says
 that the operands cannot need them.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 from mygrad import dtype as dt
 from mygrad.codegen import vmath
@@ -28,13 +29,13 @@ from mygrad.errors import InternalError
 from mygrad.ops import Op
 
 
-@lru_cache(maxsize=None)
+@cache
 def template(op: Op, source: DType, result: DType, lanes: int, safe: bool = False) -> str:
     """The text of `op` on operands of type `source` (of the value operands for WHERE).
 
-    `safe` means: for IDIV and MOD, the dividend is not negative and the divisor positive; for SHL and
-    SHR, the count is in range; for ADD, MUL and NEG of integers, the result does not wrap around; for
-    MAX of floats, the first operand is not NaN.
+    `safe` means: for IDIV and MOD, the dividend is not negative and the divisor positive; for SHL
+    and SHR, the count is in range; for ADD, MUL and NEG of integers, the result does not wrap
+    around; for MAX of floats, the first operand is not NaN.
     """
     if op is Op.CAST:
         return _cast(source, result, lanes)
@@ -86,7 +87,8 @@ def _intrinsic(name: str) -> Row:
 
 
 def _max_float(dtype: DType, lanes: int, safe: bool) -> str:
-    # select(a > b, a, b) gives b when either is NaN, which is one instruction; only a NaN `a` needs more
+    # select(a > b, a, b) gives b when either is NaN, which is one instruction; only a NaN `a`
+    # needs more
     ty, bit = register(dtype, lanes), vector("i1", lanes)
     name = "{r}" if safe else "{r}.m"
     text = (
@@ -103,7 +105,8 @@ def _max_float(dtype: DType, lanes: int, safe: bool) -> str:
 
 def _max_int(dtype: DType, lanes: int, safe: bool) -> str:
     ty, name = register(dtype, lanes), "smax" if dtype.kind == "i" else "umax"
-    return f"  {{r}} = call {ty} @llvm.{name}.{mangled(scalar(dtype), lanes)}({ty} {{a}}, {ty} {{b}})\n"
+    kind = mangled(scalar(dtype), lanes)
+    return f"  {{r}} = call {ty} @llvm.{name}.{kind}({ty} {{a}}, {ty} {{b}})\n"
 
 
 def _compare(floating: str, signed: str, unsigned: str) -> Row:
@@ -138,8 +141,8 @@ def _divide(modulo: bool) -> Row:
 
 
 def _floor(dtype: DType, lanes: int, modulo: bool) -> str:
-    """Signed floor division of {a} by a {b} that may be 0, into {r}.q. Dividing by 1 instead of 0 and
-    instead of INT_MIN / -1 avoids the traps; the latter gives INT_MIN, as it should."""
+    """Signed floor division of {a} by a {b} that may be 0, into {r}.q. Dividing by 1 instead of 0
+    and instead of INT_MIN / -1 avoids the traps; the latter gives INT_MIN, as it should."""
     ty, bit = register(dtype, lanes), vector("i1", lanes)
     zero, one, minus, low = (
         splat(n, scalar(dtype), lanes) for n in ("0", "1", "-1", str(dtype.min))
@@ -179,9 +182,9 @@ def _shift_right(dtype: DType, lanes: int, safe: bool) -> str:
     if safe:
         return f"  {{r}} = ashr {ty} {{a}}, {{b}}\n"
     # shifting by width - 1 leaves only the sign, which is what going further gives
-    last = splat(str(dtype.bits - 1), scalar(dtype), lanes)
+    last, kind = splat(str(dtype.bits - 1), scalar(dtype), lanes), mangled(scalar(dtype), lanes)
     return (
-        f"  {{r}}.n = call {ty} @llvm.umin.{mangled(scalar(dtype), lanes)}({ty} {{b}}, {ty} {last})\n"
+        f"  {{r}}.n = call {ty} @llvm.umin.{kind}({ty} {{b}}, {ty} {last})\n"
         f"  {{r}} = ashr {ty} {{a}}, {{r}}.n\n"
     )
 
@@ -250,12 +253,12 @@ _ANY: dict[Op, Row] = {
 _ROUNDING = frozenset({Op.SQRT, Op.ADD, Op.MUL, Op.DIV})
 
 
-# --- bfloat16, casts, transcendentals --------------------------------------------------------------
+# --- bfloat16, casts, transcendentals ------------------------------------------------------------
 
 
 def _rounded(text: str, lanes: int) -> str:
-    """A float32 result {r} rounded to the nearest bfloat16, ties to even; NaN stays NaN. Done on the
-    bits: the conversion instruction of AVX-512 flushes denormals."""
+    """A float32 result {r} rounded to the nearest bfloat16, ties to even; NaN stays NaN. Done on
+    the bits: the conversion instruction of AVX-512 flushes denormals."""
     return text.replace("{r} =", "{r}.w =") + _round_bfloat16("{r}.w", lanes)
 
 
@@ -418,7 +421,7 @@ def from_memory(dtype: DType, lanes: int) -> str:
     )
 
 
-# --- combining ---------------------------------------------------------------------------------------
+# --- combining -----------------------------------------------------------------------------------
 
 _HOLE = re.compile(r"\{([abr])\}")
 
@@ -428,9 +431,10 @@ def fill(text: str, r: str, a: str, b: str = "") -> str:
     return _HOLE.sub(lambda hole: {"a": a, "b": b, "r": r}[hole[1]], text)  # all at once
 
 
-@lru_cache(maxsize=None)
+@cache
 def combine(mode: str, dtype: DType, lanes: int) -> str:
-    """The template of a cell {a} combined with {b} by one of `ops.SCATTER_MODES` other than "set"."""
+    """The template of a cell {a} combined with {b} by one of `ops.SCATTER_MODES` other than
+    "set"."""
     if mode != "min":
         return template({"add": Op.ADD, "max": Op.MAX, "mul": Op.MUL}[mode], dtype, dtype, lanes)
     ty = register(dtype, lanes)
@@ -443,4 +447,5 @@ def combine(mode: str, dtype: DType, lanes: int) -> str:
             + f"  {{r}} = fneg {ty} {{r}}.mx\n"
         )
     name = "smin" if dtype.kind == "i" else "umin"
-    return f"  {{r}} = call {ty} @llvm.{name}.{mangled(scalar(dtype), lanes)}({ty} {{a}}, {ty} {{b}})\n"
+    kind = mangled(scalar(dtype), lanes)
+    return f"  {{r}} = call {ty} @llvm.{name}.{kind}({ty} {{a}}, {ty} {{b}})\n"

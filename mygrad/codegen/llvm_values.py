@@ -1,12 +1,13 @@
 """Scalar expressions inside statements as LLVM text: scopes, copies, vectors, and sharing.
 
-    Value   the registers of an expression: one name for each combination of the unrolled tile axes that
-            it depends on, each of them a scalar or a vector
+    Value   the registers of an expression: one name for each combination of the unrolled tile
+            axes that it depends on, each of them a scalar or a vector
     Scope   an open block of statements: where its text goes, and which values die when it closes
 
-An expression is emitted once per scope and copy, in the outermost scope in which its operands live; what is
-not cheap index arithmetic, and loads that could fail, only as far out as it is certain to be needed. Values that read memory or accumulators are forgotten
-when something is stored there.
+An expression is emitted once per scope and copy, in the outermost scope in which its operands
+live; what is not cheap index arithmetic, and loads that could fail, only as far out as it is
+certain to be needed. Values that read memory or accumulators are forgotten when something is
+stored there.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Value:
 
 
 class Scope:
-    """An open block: its lines of text, the keys of the values that are defined in it, and the outermost
-    scope that surely runs into it."""
+    """An open block: its lines of text, the keys of the values that are defined in it, and the
+    outermost scope that surely runs into it."""
 
     __slots__ = ("floor", "lines", "owned")
 
@@ -64,7 +65,8 @@ class Scope:
 
 
 class Emitter:
-    """Writes expressions. `leaf[op]` emits what is not arithmetic: loads, and names of accumulators."""
+    """Writes expressions. `leaf[op]` emits what is not arithmetic: loads, and names of
+    accumulators."""
 
     def __init__(self) -> None:
         self.scopes = [Scope([], 0)]
@@ -107,8 +109,8 @@ class Emitter:
 
     @contextmanager
     def scope(self, lines: list[str], sure: bool = False) -> Iterator[None]:
-        """A block whose text is appended to `lines` and whose values die at its end. `sure`: it runs at
-        least once whenever the block around it does."""
+        """A block whose text is appended to `lines` and whose values die at its end. `sure`: it
+        runs at least once whenever the block around it does."""
         self.scopes.append(Scope(lines, self.floor if sure else len(self.scopes)))
         yield
         for key in self.scopes.pop().owned:
@@ -118,7 +120,9 @@ class Emitter:
     def tile(self, axes: tuple[TileAxis, ...]) -> Iterator[None]:
         """The scope of a tile: its axes have values inside."""
         before = dict(self.numbers), self.lane_axis, self.lanes, self.active
-        hidden = {t.axis: self.values[t.axis] for t in axes if t.axis in self.values}
+        hidden: dict[Hashable, Value] = {
+            t.axis: self.values[t.axis] for t in axes if t.axis in self.values
+        }
         with self.scope(self.lines, sure=True):
             for axis in axes:
                 if axis.kind == "vector":
@@ -314,9 +318,9 @@ class Emitter:
         keep_scalar: bool = False,
         to: int | None = None,
     ) -> Value:
-        """Instantiate a template for every copy of its operands, in the outermost scope in which they live,
-        but not further out than the scope `to` (by default the innermost one). `keep_scalar`: the first
-        operand is not widened."""
+        """Instantiate a template for every copy of its operands, in the outermost scope in which
+        they live, but not further out than the scope `to` (by default the innermost one).
+        `keep_scalar`: the first operand is not widened."""
         axes = self.merge([v.axes for v in operands])
         depth = self.place(operands, self.depth if to is None else to)
         wide = [
@@ -338,7 +342,7 @@ def _has_bounds(e: Expr) -> bool:
         e.dtype is dt.index
         and low is not None
         and high is not None
-        and (-(1 << 63) <= low and high < 1 << 63)
+        and (low >= -(1 << 63) and high < 1 << 63)
     )
 
 
@@ -362,7 +366,7 @@ def _is_safe(op: Op, e: Expr, src: tuple[Expr, ...]) -> bool:
     if op in (Op.ADD, Op.MUL, Op.NEG):
         return _has_bounds(e)
     if op is Op.MAX:
-        return src[0].op is Op.CONST and src[0].arg == src[0].arg  # noqa: PLR0124 (not NaN)
+        return src[0].op is Op.CONST and src[0].arg == src[0].arg
     if op in (Op.IDIV, Op.MOD):
         # by a constant: lanes that do not exist may hold a divisor outside of its bounds
         dividend, divisor = src

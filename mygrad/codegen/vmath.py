@@ -1,21 +1,22 @@
-"""exp, log and sin as LLVM text: polynomials over primitives, for scalars and for vectors of any width.
+"""exp, log and sin as LLVM text: polynomials over primitives, for scalars and vectors of any width.
 
-Largest errors over the whole range, denormals included, in units in the last place (test_vmath.py measures
-them against exact values):
+Largest errors over the whole range, denormals included, in units in the last place (test_vmath.py
+measures them against exact values):
 
              float    double
     exp      1.1      1.2
     log      1.1      0.9
     sin      2.1      2.1
 
-float16 and bfloat16 go through float. Each is a template for `Emitter.apply`: the argument is {a}, the result
-{r}, and other names start with {r}. Infinities, NaN and signed zeros come out as IEEE 754 says.
+float16 and bfloat16 go through float. Each is a template for `Emitter.apply`: the argument is
+{a}, the result {r}, and other names start with {r}. Infinities, NaN and signed zeros come out as
+IEEE 754 says.
 
 Method: reduce the argument to a small interval (Cody and Waite, "Software Manual for the Elementary
-Functions", 1980, with fused multiply-add), where a polynomial through the Chebyshev nodes is as good as the
-best one to less than a bit. Integers are taken from the low bits of a float to which 1.5 * 2^23 (or 2^52) was
-added, which rounds to nearest and has no undefined cases. Arguments of sin beyond the range of the reduction,
-which are rare, go to the C library, lane by lane.
+Functions", 1980, with fused multiply-add), where a polynomial through the Chebyshev nodes is as
+good as the best one to less than a bit. Integers are taken from the low bits of a float to which
+1.5 * 2^23 (or 2^52) was added, which rounds to nearest and has no undefined cases. Arguments of
+sin beyond the range of the reduction, which are rare, go to the C library, lane by lane.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ _LOG_DOUBLE = (
 
 
 class _Text:
-    """Writes instructions on one type; every method returns the name, or constant, of its result."""
+    """Writes instructions on one type; every method returns the name, or constant, of its
+    result."""
 
     def __init__(self, element: str, lanes: int) -> None:
         self.element, self.lanes, self.format = element, lanes, _FORMATS[element]
@@ -173,8 +175,8 @@ class _Text:
         return self.put(f"select {self.bits} {where}, {self.floats} {yes}, {self.floats} {no}")
 
     def rounded(self, x: str, factor: float, offset: int) -> tuple[str, str]:
-        """n = the integer nearest to x * factor, as a float, and the bits of a float whose low bits are
-        n + offset."""
+        """n = the integer nearest to x * factor, as a float, and the bits of a float whose low
+        bits are n + offset."""
         magic = self.const(1.5 * 2.0**self.format.mantissa + offset)
         shifted = self.fma(x, self.const(factor), magic)
         return self.op("fsub", shifted, magic), self.to_bits(shifted)
@@ -186,8 +188,8 @@ class _Text:
 
 
 def exp(element: str, lanes: int) -> str:
-    """exp(x) = 2^n * exp(r) with r = x - n log 2; 2^n as a product of two powers, which covers denormal
-    and infinite results."""
+    """exp(x) = 2^n * exp(r) with r = x - n log 2; 2^n as a product of two powers, which covers
+    denormal and infinite results."""
     t = _Text(element, lanes)
     f = t.format
     x = t.select("ogt", "{a}", t.const(f.exp_high), t.const(f.exp_high), "{a}")
@@ -235,7 +237,8 @@ def _log_float(t: _Text, f: str, e: str) -> str:
 
 
 def _log_double(t: _Text, f: str, e: str) -> str:
-    """log(1 + f) = f - (f^2/2 - s (f^2/2 + R)), s = f / (2 + f), R = 2 atanh(s) / s - 2 (as in fdlibm)."""
+    """log(1 + f) = f - (f^2/2 - s (f^2/2 + R)), s = f / (2 + f), R = 2 atanh(s) / s - 2 (as in
+    fdlibm)."""
     high, low = (t.const(piece) for piece in _LN2["double"])
     s = t.op("fdiv", f, t.op("fadd", f, t.const(2.0)))
     z = t.op("fmul", s, s)

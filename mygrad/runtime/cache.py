@@ -3,9 +3,9 @@
     get(key) -> bytes | None      put(key, bytes)
 
 A file is named by the hash of its key and carries a version and a checksum: a damaged, truncated or
-foreign file is a miss and is replaced. Files appear by an atomic rename, so a reader sees the whole of one
-or nothing. When the folder outgrows its bound, the files that were used longest ago go. A folder that cannot
-be written to costs one warning, and from then on nothing is kept.
+foreign file is a miss and is replaced. Files appear by an atomic rename, so a reader sees the
+whole of one or nothing. When the folder outgrows its bound, the files that were used longest ago
+go. A folder that cannot be written to costs one warning, and from then on nothing is kept.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class DiskCache:
             self.folder = None
 
     def _evict(self) -> None:
-        """Delete the files that were used longest ago until three quarters of the bound are left."""
+        """Delete the files that were used longest ago until three quarters of the bound are
+        left."""
         files = []
         for path in self.folder.glob(f"*/*{_SUFFIX}") if self.folder else ():
             with suppress(OSError):  # another process may be evicting too

@@ -5,7 +5,8 @@
     CPU.sequence   launches -> a native plan; `run` is one call, whatever the number of launches
 
 A pool of native threads, started at the first parallel sequence, enters the plan with the caller
-(native.py). Memory is kept when it is released: pages that were touched before are ten times cheaper.
+(native.py). Memory is kept when it is released: pages that were touched before are ten times
+cheaper.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mygrad.config import config
-from mygrad.errors import CompileError, DeviceError, InternalError, message
+from mygrad.errors import InternalError, message
 from mygrad.helpers import content_key
 from mygrad.program import Launch, Program, Target
 from mygrad.runtime import native
@@ -102,7 +103,8 @@ class CPU(Runtime):
         return self._compiler.assembly(program.source, program.entry)
 
     def load(self, programs: Sequence[tuple[Program, bytes]]) -> list[Executable]:
-        """Executables, in order. Programs of one name and different text get engines of their own."""
+        """Executables, in order. Programs of one name and different text get engines of their
+        own."""
         groups: list[dict[str, tuple[Program, bytes]]] = []
         for program, binary in programs:
             for group in groups:

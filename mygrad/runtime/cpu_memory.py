@@ -1,7 +1,7 @@
 """Memory of the cpu device, aligned, and kept for reuse when it is released.
 
-The first touch of fresh pages costs ten times what writing to used ones does, so released memory waits in
-lists by size class until it is asked for again. What waits is bounded.
+The first touch of fresh pages costs ten times what writing to used ones does, so released memory
+waits in lists by size class until it is asked for again. What waits is bounded.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Memory:
 
 
 def size_class(nbytes: int) -> int:
-    """The capacity that serves a request: eight classes between powers of two, so that at most an eighth
-    is wasted.
+    """The capacity that serves a request: eight classes between powers of two, so that at most an
+    eighth is wasted.
 
     >>> size_class(0), size_class(65), size_class(1 << 20), size_class((1 << 20) + 1)
     (64, 128, 1048576, 1179648)
@@ -46,8 +46,8 @@ def size_class(nbytes: int) -> int:
 class Allocator:
     """Memory by size class; at most `limit` released bytes are kept.
 
-    `release` may be called by the garbage collector at any point, inside of `allocate` too, so the lists
-    are deques, whose operations are atomic, and there is no lock.
+    `release` may be called by the garbage collector at any point, inside of `allocate` too, so
+    the lists are deques, whose operations are atomic, and there is no lock.
     """
 
     def __init__(self, limit: int = 4 << 30) -> None:

@@ -12,8 +12,8 @@ _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def host_target(name: str, features: str, threads: int, caches: Path = _SYSTEM_CACHES) -> Target:
-    """The target of a processor with these LLVM features ("+avx2,-avx512f"). `name` goes into the keys of
-    compiled kernels, so it says more than the processor: also which compiler."""
+    """The target of a processor with these LLVM features ("+avx2,-avx512f"). `name` goes into the
+    keys of compiled kernels, so it says more than the processor: also which compiler."""
     width, registers = _vectors(set(features.split(",")))
     sizes = _cache_sizes(caches)
     return Target(

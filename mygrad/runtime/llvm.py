@@ -1,8 +1,8 @@
 """LLVM through llvmlite: text to object files to functions in memory.
 
-llvmlite is imported when the first `Compiler` is made. The passes are few: the text is already vectorised
-and scheduled, so what is left is to turn stack cells into registers, and to tidy up. LLVM's own vectorisers
-stay off: they make such code slower.
+llvmlite is imported when the first `Compiler` is made. The passes are few: the text is already
+vectorised and scheduled, so what is left is to turn stack cells into registers, and to tidy up.
+LLVM's own vectorisers stay off: they make such code slower.
 """
 
 from __future__ import annotations

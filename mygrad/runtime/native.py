@@ -1,17 +1,17 @@
 """The native program that runs launch sequences: LLVM text, compiled once.
 
     void mygrad_run(ctx, plan, slots, nthreads)     run a plan on this thread and the pool
-    i64  mygrad_start(ctx, nthreads)                create the threads 1 .. nthreads - 1; how many there are
+    i64  mygrad_start(ctx, nthreads)                create the threads 1 .. nthreads - 1; the count
     void mygrad_stop(ctx, nthreads)                 end them
 
     Plan = { steps, nsteps, table, nargs, args }             40 bytes
-    Step = { function, its part of args, flags }             24 bytes; flags: 1 parallel, 2 barrier before
+    Step = { function, its part of args, flags }             24 bytes; 1 parallel, 2 barrier before
     table: for each of nargs arguments (slot, offset): args[i] = slots[slot] + offset
 
-A serial step runs on thread 0, which is the caller; a parallel one on all. Threads that wait spin for
-some microseconds, then yield, then sleep on a condition variable, so that a busy machine costs time but never
-stands still: whoever changes a word that others wait for looks at the number of sleepers after the change,
-and whoever goes to sleep looks at the word after announcing itself.
+A serial step runs on thread 0, which is the caller; a parallel one on all. Threads that wait spin
+for some microseconds, then yield, then sleep on a condition variable, so that a busy machine costs
+time but never stands still: whoever changes a word that others wait for looks at the number of
+sleepers after the change, and whoever goes to sleep looks at the word after announcing itself.
 
 `ctx` is zeroed memory, a word of it per cache line: what follows the names below.
 """
