@@ -1,4 +1,5 @@
-"""Indexing against NumPy, by Hypothesis; gather, scatter, sort and search against PyTorch and NumPy."""
+"""Indexing against NumPy, by Hypothesis; gather, scatter, sort and search against PyTorch and
+NumPy."""
 
 from __future__ import annotations
 
