@@ -35,7 +35,7 @@ _WORDS = {
     "condition": 96,
     "workers": 128,
 }  # offsets in words of 8 bytes
-_SPINS, _YIELDS = 2000, 50
+_SPINS, _YIELDS = 200, 200  # longer spins cost more on a busy machine than they gain on an idle one
 
 _PAUSE = {
     "x86_64": "call void @llvm.x86.sse2.pause()",
