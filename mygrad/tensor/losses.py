@@ -258,6 +258,7 @@ class Losses(Random):
         target = self._lift(target)
         axis = 0 if self.ndim == 1 else 1
         self._check_target("nll_loss", target, axis)
+        target = target.cast(dt.int64)
         loss, factor = -self._picked(target, axis), None
         if weight is not None:
             factor = weight._picked_vector(target)
