@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from mygrad import Device
 from mygrad.config import context
 
 # machines that run tests are slow and shared: a deadline would measure them, not us
@@ -25,6 +26,15 @@ def _seed() -> None:
 def rng() -> np.random.Generator:
     """NumPy's generator, the same in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def reference() -> Iterator[None]:
+    """New tensors live on the interpreter of kernels: nothing is compiled, which saves minutes
+    where formulas are tested and not code generators."""
+    Device.DEFAULT = "reference"
+    yield
+    Device.DEFAULT = None
 
 
 @pytest.fixture

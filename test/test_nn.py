@@ -20,6 +20,7 @@ try:
     import torch
 except ImportError:
     torch = None
+pytestmark = pytest.mark.usefixtures("reference")
 needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
 
 

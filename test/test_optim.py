@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mygrad import Tensor, jit, nn
+from mygrad import Device, Tensor, jit, nn
 from mygrad import dtype as dt
 from mygrad.errors import ConfigError, DataError, GradientError
 from mygrad.nn import schedules
@@ -20,6 +20,7 @@ try:
     import torch
 except ImportError:
     torch = None
+pytestmark = pytest.mark.usefixtures("reference")
 needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
 
 SHAPES = ((3, 4), (5,), (), (1, 2, 2))
@@ -226,6 +227,7 @@ def train_small(wrap: Callable[[Any], Any], make: Callable[[Any], Any]) -> list[
     ],
 )
 def test_jit_does_what_eager_steps_do(make: Callable[[Any], Any]) -> None:
+    Device.DEFAULT = "cpu"  # one test of the whole way
     for a, b in zip(train_small(jit, make), train_small(lambda f: f, make), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
 
