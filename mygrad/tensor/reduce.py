@@ -226,6 +226,7 @@ class Reduce(Movement):
     @axis_names
     def softmax(self, axis: int = -1, dtype: DTypeLike | None = None) -> Self:
         """e^x / sum e^x along an axis."""
+        check_axis("softmax", axis, self.ndim)
         x = self._as_float() if dtype is None else self.cast(dtype)
         if not x.numel():
             return x
@@ -235,6 +236,7 @@ class Reduce(Movement):
     @axis_names
     def log_softmax(self, axis: int = -1, dtype: DTypeLike | None = None) -> Self:
         """x - log sum e^x along an axis."""
+        check_axis("log_softmax", axis, self.ndim)
         x = self._as_float() if dtype is None else self.cast(dtype)
         if not x.numel():
             return x
