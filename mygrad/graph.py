@@ -14,7 +14,7 @@
     GATHER                   (x, index)         axis                       index's shape, x's dtype
     SCATTER                  (x, index, y)      (axis, mode)               x's shape and dtype; y like index
     SORT                     (x,)               (axis, descending)         x's shape, int64: a stable argsort
-    CONTIGUOUS               (x,)               None                       same, but in memory of its own
+    CONTIGUOUS               (x,)               None or a reason           same, but in memory of its own
     STORE                    (buffer, x)        None                       x written into that BUFFER
     COPY                     (x,)               device name                same, on another device
     HOST                     operands           HostCall                   as the HostCall declares
@@ -395,11 +395,11 @@ def sort(x: Node, axis: int, descending: bool = False) -> Node:
 # --- memory and calls ------------------------------------------------------------------------------------
 
 
-def contiguous(x: Node) -> Node:
-    """x in memory of its own: a kernel boundary on request."""
+def contiguous(x: Node, reason: str | None = None) -> Node:
+    """x in memory of its own: a kernel boundary on request, for a `reason` that plans show."""
     if x.op in (Op.BUFFER, Op.CONTIGUOUS):
         return x
-    return _intern(Op.CONTIGUOUS, (x,), None, x.shape, x.dtype, x.device)
+    return _intern(Op.CONTIGUOUS, (x,), reason, x.shape, x.dtype, x.device)
 
 
 def store(target: Node, x: Node) -> Node:
@@ -472,7 +472,7 @@ _REBUILD: dict[Op, Callable[..., Node]] = {
     Op.GATHER: lambda arg, x, index: gather(x, index, arg),
     Op.SCATTER: lambda arg, x, index, y: scatter(x, index, y, *arg),
     Op.SORT: lambda arg, x: sort(x, *arg),
-    Op.CONTIGUOUS: lambda arg, x: contiguous(x),
+    Op.CONTIGUOUS: lambda arg, x: contiguous(x, arg),
     Op.STORE: lambda arg, target, x: store(target, x),
     Op.COPY: lambda arg, x: copy(x, arg),
     Op.HOST: lambda arg, *src: host(arg, *src),

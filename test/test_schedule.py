@@ -26,6 +26,7 @@ from graphs import (
 from mygrad import Tensor, interpret, nn, realize
 from mygrad import dtype as dt
 from mygrad import graph as g
+from mygrad.autograd.gradient import gradient
 from mygrad.graph import HostCall, Node
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
@@ -48,7 +49,7 @@ def check(*roots: Node, kernels: int | None = None, atol: float = 1e-5) -> None:
 CASES = {
     "elementwise": (1, lambda: [relu(g.alu(Op.ADD, buffer(5, 7), full(1, buffer(5, 7))))]),
     "softmax": (1, lambda: [softmax(buffer(64, 100))]),
-    "softmax of few long rows": (2, lambda: [softmax(buffer(2, 40000))]),
+    "softmax of few long rows": (3, lambda: [softmax(buffer(2, 40000))]),
     "layer norm": (1, lambda: [layer_norm(buffer(64, 100))]),
     "matmul with epilogue": (1, lambda: [relu(matmul(buffer(37, 20), buffer(20, 19)))]),
     "two matmuls": (
@@ -197,6 +198,29 @@ def test_place_never_overlaps() -> None:
         for j, b in enumerate(needs[:i]):
             if a.first <= b.last and b.first <= a.last:
                 assert offsets[i] + a.nbytes <= offsets[j] or offsets[j] + b.nbytes <= offsets[i]
+
+
+def test_a_sum_to_a_scalar_is_shared_among_threads() -> None:
+    x = buffer(300, 700)
+    plan = schedule([g.reduce(Op.ADD, x, (0, 1))], "reference")
+    assert len(plan.steps) == 2
+    assert "partial sums" in plan.steps[0].reason
+    check(g.reduce(Op.ADD, x, (0, 1)), kernels=2, atol=1e-2)
+
+
+def test_a_long_sum_with_reuse_goes_in_blocks() -> None:
+    """The weight gradient of a convolution: many results, each over all of two large arrays."""
+    x, w = buffer(32, 8, 40, 40), buffer(16, 8, 3, 3)
+    loss = g.reduce(Op.ADD, conv(x, w), (0, 1, 2, 3))
+    (grad,) = gradient([loss], [buffer()], [w])
+    assert grad is not None
+    check(grad, atol=1e-1)
+    y = buffer(32, 16, 38, 38)
+    (grad,) = gradient([conv(x, w)], [y], [w])
+    assert grad is not None
+    plan = schedule([grad], "reference")
+    assert [len(plan.steps), "partial sums" in plan.steps[0].reason] == [2, True]
+    check(grad, atol=1e-2)
 
 
 def test_row_reduction_of_rows() -> None:

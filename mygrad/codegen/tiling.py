@@ -52,7 +52,7 @@ class Access:
         cost = self.cost(axis, lanes)
         copied = prod(a.arg[1] for a in nest.reduced if self.strides.get(a, 0) != 0)
         fits = copied * lanes * max(VECTORS) * self.itemsize <= target.l2_bytes // 2
-        if cost <= 1.0 or not self.can_stage or not fits or axis.arg[1] <= lanes * max(VECTORS):
+        if cost <= 1.0 or not self.can_stage or not fits:
             return cost
         uses = prod(
             a.arg[1] for a in nest.axes if a not in nest.reduced and self.strides.get(a, 0) == 0
@@ -277,7 +277,10 @@ def _register_tile(
     loads = [a for a in nest.accesses if not a.stores]
     shared = [a for a in spatial if any(x.strides.get(a, 0) == 0 for x in loads) and len(loads) > 1]
     vectors = [x for x in loads if vector is not None and x.strides.get(vector, 0) != 0]
-    shared.sort(key=lambda a: (sum(x.strides.get(a, 0) != 0 for x in vectors), -min(a.arg[1], 16)))
+    # copies that are near each other in memory share cache lines and pages
+    far = {a: max((abs(x.strides.get(a) or 0) for x in loads), default=0) for a in shared}
+    needed = {a: sum(x.strides.get(a, 0) != 0 for x in vectors) for a in shared}
+    shared.sort(key=lambda a: (needed[a], -min(a.arg[1], ENOUGH), far[a]))
     options = [[(a, c) for c in COPIES if c <= a.arg[1]] for a in shared[:1]]
     outer = vector is not None and vector not in nest.reduced
     if shared and (not outer or shared[0].arg[1] < ENOUGH):

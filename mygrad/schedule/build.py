@@ -272,7 +272,7 @@ def _zero(value: Expr) -> Expr:
 
 def _always_inside(index: Index, node: Node) -> bool:
     return all(
-        at.low is not None and at.high is not None and 0 <= at.low and at.high < extent
+        at.low is not None and at.high is not None and at.low >= 0 and at.high < extent
         for at, extent in zip(index, node.shape, strict=True)
     )
 

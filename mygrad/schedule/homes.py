@@ -426,7 +426,9 @@ def _forced(node: Node) -> str:
         return f"{node.op.name.lower()} is a step of its own"
     if node.op in (Op.SCATTER, Op.SCAN, Op.STORE):
         return f"{node.op.name.lower()} writes in its own order"
-    return "contiguous() asks for memory" if node.op is Op.CONTIGUOUS else ""
+    if node.op is Op.CONTIGUOUS:
+        return node.arg or "contiguous() asks for memory"
+    return ""
 
 
 def _joinable(group: Group) -> bool:
@@ -462,7 +464,7 @@ def flat(index: Sequence[Expr], shape: Shape) -> Expr:
 
 def _covered(d: Demand, node: Node) -> frozenset[Expr] | None:
     """The group axes whose points are the elements of the node, one to one; None where it is not so."""
-    if d.conditional or not d.index and node.shape:
+    if d.conditional or (not d.index and node.shape):
         return None
     terms, constant = expr.linear(flat(d.index, node.shape))
     if constant or any(t not in d.group.axes for t in terms):

@@ -26,8 +26,16 @@ from mygrad.schedule import memory
 from mygrad.schedule.build import Builder, Built
 from mygrad.schedule.homes import STEPS, Group, Homes
 from mygrad.schedule.simplify import simplify
+from mygrad.schedule.split import split_sums
 
-PIPELINE = ("simplify the graph", "choose homes", "build kernels", "order", "plan memory")
+PIPELINE = (
+    "simplify the graph",
+    "split long sums",
+    "choose homes",
+    "build kernels",
+    "order",
+    "plan memory",
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def schedule(roots: Sequence[Node], device: str) -> Schedule:
     """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a device
     are computed on `device`."""
     slots = {node: i for i, node in enumerate(inputs(roots))}
-    simple = simplify(roots)
+    simple = split_sums(simplify(roots))
     homes = Homes([r for r in simple if r.op is not Op.BUFFER])
     built: dict[Group, Built | None] = {}
     while len(built) < len(homes.groups):  # building may add groups: padded copies

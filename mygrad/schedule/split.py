@@ -1,0 +1,95 @@
+"""Sums to sums of partial sums, where one pass is too long or too narrow.
+
+    SUM(x, (n, h, w))  ->  SUM(CONTIGUOUS(SUM(x as (n1, n2, h, w), (n2, h, w))), (n1))
+
+- *Narrow*: so few results that threads would have nothing to share. The partial sums are shared instead; adding
+  them up in a fixed order keeps results the same for every number of threads.
+- *Long*: every result sweeps over operands that do not fit in cache, and the results are many (the weight gradient
+  of a convolution). One block of the operands at a time stays in cache for all results.
+
+Sums in blocks are also more accurate than one long sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mygrad import graph
+from mygrad.graph import Node
+from mygrad.helpers import prod
+from mygrad.ops import ALU, MOVEMENT, Op
+
+FEW_RESULTS = 16  # results that cannot keep all threads busy
+LONG_SUM = 1 << 16  # elements from which a second kernel pays
+PARTS = 64  # partial sums of a narrow sum
+CACHE = 1 << 19  # bytes of operands that stay in cache while all results are computed
+REUSE = 8  # reads of an operand from which keeping it in cache pays
+
+
+def split_sums(roots: Sequence[Node]) -> list[Node]:
+    """The roots with every such sum split; new nodes keep the user's line."""
+    done: dict[Node, Node] = {}
+    for node in graph.toposort(roots):
+        src = tuple(done[s] for s in node.src)
+        result = node if src == node.src else graph.rebuild(node, src)
+        parts = _parts(result) if result.op is Op.REDUCE and result.arg[0] is Op.ADD else 1
+        if parts > 1:
+            result = _split(result, parts)
+        if result is not node and result.op is not Op.BUFFER:
+            result.location = node.location
+        done[node] = result
+    return [done[root] for root in roots]
+
+
+def _parts(node: Node) -> int:
+    """Into how many partial sums the first axis of a sum is divided; 1: not at all."""
+    x, axes = node.src[0], node.arg[1]
+    extent = x.shape[axes[0]]
+    if x.size < LONG_SUM or extent < 2:
+        return 1
+    if node.size <= FEW_RESULTS and node.size * PARTS * REUSE <= x.size:
+        return _divisor(extent, PARTS)
+    operands = _operands(x)
+    nbytes = sum(o.size * o.dtype.itemsize for o in operands)
+    again = all(o.size * REUSE <= x.size for o in operands)
+    inner = prod(x.shape[a] for a in axes[1:])
+    worth = node.size * REUSE <= x.size // extent  # partial results are few beside the work
+    if again and worth and inner >= 4 * REUSE and nbytes > 2 * CACHE:
+        return _divisor(extent, min(extent, nbytes // CACHE))
+    return 1
+
+
+def _divisor(extent: int, most: int) -> int:
+    return next(d for d in range(min(most, extent), 0, -1) if extent % d == 0)
+
+
+def _operands(x: Node) -> list[Node]:
+    """The arrays that a product reads, seen through movement and arithmetic of its own size."""
+    found: dict[Node, None] = {}
+    seen: set[Node] = set()
+    work = [x]
+    while work:
+        node = work.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        same = node.size * REUSE > x.size
+        if (node.op in ALU and same) or node.op in MOVEMENT:
+            work += node.src
+        elif node.op is not Op.CONST:
+            found[node] = None
+    return list(found)
+
+
+def _split(node: Node, parts: int) -> Node:
+    x, (op, axes) = node.src[0], node.arg
+    first = axes[0]
+    shape = (*x.shape[:first], parts, x.shape[first] // parts, *x.shape[first + 1 :])
+    blocks = graph.move(Op.RESHAPE, x, shape)
+    partial = graph.reduce(op, blocks, tuple(a + 1 for a in axes))
+    partial.location = node.location
+    kept = graph.contiguous(
+        partial, f"{parts} partial sums: one sum would be too long or too narrow"
+    )
+    kept.location = node.location
+    return graph.reduce(op, kept, (first - sum(a < first for a in axes),))
