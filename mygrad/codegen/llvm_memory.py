@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from mygrad.codegen.llvm_ops import combine, fill, from_memory, to_memory
 from mygrad.codegen.llvm_types import lane_mask, mangled, memory, scalar, splat, vector
-from mygrad.codegen.llvm_values import NOTHING, Emitter, Target, Value
+from mygrad.codegen.llvm_values import NOTHING, Emitter, Target, Value, fits_int32
 from mygrad.codegen.stmt import Put
 from mygrad.dtype import DType
 from mygrad.errors import InternalError, message
@@ -116,7 +116,10 @@ class Memory:
     def _lanes(self, target: Target, pointer: Value, index: Expr) -> Value:
         em = self.emitter
         lanes, element = em.evaluate(index), memory(self.array(target).dtype)
-        text = f"  {{r}} = getelementptr {element}, ptr {{a}}, <{em.lanes} x i64> {{b}}\n"
+        if fits_int32(index):  # one gather instruction takes twice as many
+            lanes = em.narrow(index, lanes)
+        kind = vector(lanes.element, em.lanes)
+        text = f"  {{r}} = getelementptr {element}, ptr {{a}}, {kind} {{b}}\n"
         return em.apply(
             text, [pointer, lanes], "ptr", em.lanes, lanes.reads, keep_scalar=True, to=0
         )

@@ -290,23 +290,35 @@ class Emitter:
             if any(v.reads for v in operands)
             else NOTHING
         )
-        text = template(
-            op,
-            src[-1].dtype,
-            e.dtype,
-            lanes,
-            one_condition if op is Op.WHERE else _is_safe(op, e, src),
-        )
+        dtype, result = src[-1].dtype, e.dtype
+        if lanes and op in _NARROW and all(fits_int32(s) for s in src):
+            operands = [self.narrow(s, v) for s, v in zip(src, operands, strict=True)]
+            dtype, result = dt.int32, dt.bool_ if result is dt.bool_ else dt.int32
+        safe = one_condition if op is Op.WHERE else _is_safe(op, e, src)
+        text = template(op, dtype, result, lanes, safe)
+        to = 0 if _has_bounds(e) else self.floor
         value = self.apply(
             text,
             operands,
-            scalar(e.dtype),
+            scalar(result),
             lanes,
             reads=reads,
             keep_scalar=one_condition,
-            to=0 if _has_bounds(e) else self.floor,
+            to=to,
         )
+        if result is not e.dtype:
+            wide = template(Op.CAST, result, e.dtype, lanes)
+            value = self.apply(wide, [value], scalar(e.dtype), lanes, reads=reads, to=to)
         self.define(e, value, value.depth)
+
+    def narrow(self, e: Expr, value: Value) -> Value:
+        """An index in 32 bits, which vectors divide and compare in half the time or less."""
+        found = self.values.get(("int32", e))
+        if found is None:
+            text = template(Op.CAST, dt.index, dt.int32, value.lanes)
+            found = self.apply(text, [value], "i32", value.lanes, reads=value.reads, to=0)
+            self.define(("int32", e), found, found.depth)
+        return found
 
     def apply(
         self,
@@ -333,6 +345,14 @@ class Emitter:
             lines.append(text.format(r=name, **dict(zip("abc", row, strict=False))))
             names.append(name)
         return Value(names, element, lanes, axes, depth, reads)
+
+
+_NARROW = frozenset({Op.LT, Op.EQ, Op.IDIV, Op.MOD})
+
+
+def fits_int32(e: Expr) -> bool:
+    """Whether an index always fits in 32 bits."""
+    return _has_bounds(e) and e.low >= -(1 << 31) and e.high < 1 << 31  # type: ignore[operator]
 
 
 def _has_bounds(e: Expr) -> bool:
