@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import stmt_interpreter as interpreter
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mygrad import codegen, numeric
@@ -25,11 +27,11 @@ from mygrad.codegen.actions import (
     apply,
     start,
 )
-from mygrad.expr import Expr, alu, axis, both, const, less, load, reduce, scan, where
-from mygrad.kernel import BufferInfo, Kernel, Store, verify
+from mygrad.expr import Expr, alu, axis, both, const, free_axes, less, load, reduce, scan, where
+from mygrad.kernel import BufferInfo, Kernel, Store, all_nodes, verify
 from mygrad.ops import Op
-from mygrad.program import Target
-from mygrad.runtime import reference
+from mygrad.program import Launch, Target
+from mygrad.runtime import device, reference
 
 F = dt.float32
 TARGET = Target("llvm", "test", vector_bytes=64, vector_registers=32, threads=2)
@@ -559,6 +561,52 @@ def test_blocks_of_sums_with_tails() -> None:
         check_all(convolution(2, 2, 3, 4, 5, 3, 1))
 
 
+# --- native code --------------------------------------------------------------------------------
+
+
+def run_native(kernel: Kernel, actions: tuple[Action, ...] | None) -> None:
+    """The program of the cpu does what the kernel means."""
+    runtime = device.get("cpu")
+    arrays = arrays_for(kernel)
+    program = codegen.compile(kernel, runtime.target, actions)
+    (executable,) = runtime.load([(program, runtime.compile(program))])
+    memories = [runtime.allocate(max(a.nbytes, 1)) for a in arrays]
+    for memory, array in zip(memories, arrays, strict=True):
+        runtime.write(memory, array)
+    slots = tuple((n, 0) for n in range(len(arrays)))
+    launch = Launch(executable, slots, parallel=program.parallel, name=program.entry)
+    runtime.sequence([launch]).run(memories, {})
+    reference.run(kernel, arrays, {})
+    for memory, array, info in zip(memories, arrays, kernel.buffers, strict=True):
+        got = np.empty_like(array)
+        runtime.read(memory, got)
+        np.testing.assert_allclose(
+            dt.from_storage(got, info.dtype),
+            dt.from_storage(array, info.dtype),
+            rtol=1e-4,
+            atol=1e-4,
+        )
+
+
+NATIVE = {
+    "default matmul": (matmul(67, 130, 41, epilogue=True), None),
+    "default of a transposed operand": (matmul(40, 150, 41, b_t=True), None),
+    "default softmax": (softmax(40, 133), None),
+    "default norm": (layer_norm(33, 101), None),
+    "default convolution": (convolution(2, 3, 14, 9, 35, 3, 1), None),
+    "default scan": (cumsum(9, 70, 1), None),
+    "default scatter": (scatter(50, 33, "add"), None),
+    "blocked and staged": (matmul(9, 29, 7, epilogue=True), BLOCKED_STAGED),
+    "deferred": (matmul(9, 29, 7, epilogue=True), (*STAGED, Defer(("i0i", "i1io")))),
+}
+
+
+@pytest.mark.parametrize("name", list(NATIVE))
+def test_native_code(name: str) -> None:
+    pytest.importorskip("llvmlite")
+    run_native(*NATIVE[name])
+
+
 # --- random schedules -----------------------------------------------------------------------------
 
 KERNELS = {
@@ -593,11 +641,32 @@ def actions_for(draw: st.DrawFn, kernel: Kernel) -> tuple[Action, ...]:
         except ScheduleError:
             continue
         taken.append(action)
+    for action in (draw(stage_for(scheduled)), Defer(tuple(unrolled(scheduled)))):
+        if draw(st.booleans()):
+            with suppress(ScheduleError):
+                codegen.lower(action.apply(scheduled))  # whether the loops are right shows here
+                scheduled = action.apply(scheduled)
+                taken.append(action)
     return tuple(taken)
 
 
+def unrolled(scheduled: Schedule) -> list[str]:
+    outputs = scheduled.kernel.axes
+    return [p.name for p in scheduled.loops if p.kind == "unroll" and p.root in outputs]
+
+
+@st.composite
+def stage_for(draw: st.DrawFn, scheduled: Schedule) -> Stage:
+    """A stage of any load at any loop, laid out over the loops inside that it depends on."""
+    loads = [e for e in all_nodes(scheduled.kernel) if e.op is Op.LOAD]
+    e = draw(st.sampled_from(loads))
+    n = draw(st.integers(0, len(scheduled.loops) - 1))
+    layout = [p.name for p in scheduled.loops[n + 1 :] if p.root in free_axes(e)]
+    return Stage(e.arg, scheduled.loops[n].name, tuple(draw(st.permutations(layout))))
+
+
 @pytest.mark.parametrize("name", list(KERNELS))
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(data=st.data())
 def test_random_schedules_keep_the_result(name: str, data: st.DataObject) -> None:
     kernel = KERNELS[name]

@@ -164,6 +164,8 @@ class Placer:
 
     def copy(self, staged: Staged, at: Scope) -> None:
         """A nest in `at` that copies an operand into scratch memory, contiguous lanes at a time."""
+        if any(s.loop and s.loop.is_tile for s in at.path):
+            raise ScheduleError(f"stage at {staged.at.name}: a copy cannot run inside of a tile")
         missing = {p.axis for p in staged.layout} ^ {
             a for a in free_axes(staged.load) if a not in at.positions
         }

@@ -250,7 +250,7 @@ def defer_stores(schedule: Schedule, stores: list[Store]) -> tuple[list[Store], 
     for store in stores:
         axes = axes_of(store)
         found = [e for e in toposort(roots_of(store)) if e.op is Op.REDUCE and free_axes(e) == axes]
-        if not loops or not found or any(p.axis not in axes for p in loops) or store.ordered_axes:
+        if not found or not _can_wait(schedule, loops, axes) or store.ordered_axes:
             changed.append(store)
             continue
         cells = [p for p in schedule.loops if p.is_tile and p.axis in axes]
@@ -262,6 +262,14 @@ def defer_stores(schedule: Schedule, stores: list[Store]) -> tuple[list[Store], 
         cell = {e: load(handovers[e].scratch.name, e.dtype, handovers[e].index) for e in found}
         changed.append(replace(store, value=substitute(store.value, cell)))
     return changed, list(handovers.values())
+
+
+def _can_wait(schedule: Schedule, loops: list[LoopAxis], axes: frozenset[Expr]) -> bool:
+    """Whether from the first deferred loop inwards there is nothing but the tile."""
+    order = [p for p in schedule.loops if p.axis in axes]
+    first = min((order.index(p) for p in loops if p in order), default=-1)
+    known = all(p in order for p in loops)
+    return bool(loops) and known and all(p.is_tile for p in order[first:])
 
 
 def row_major(loops: Iterable[LoopAxis]) -> Expr:
