@@ -1,9 +1,9 @@
 """What a tensor is to the compiler (`Lazy`: something with a node), and how `jit` watches it.
 
-While a function is captured, every `Lazy` that was made before the capture began and is read or assigned is
-*touched*: the capture remembers it with the node it had. What changed at the end is mutated state; what did
-not is captured input. Nothing else in mygrad knows about captures, except for the few operations that cannot
-be captured, which call `forbid`.
+While a function is captured, every `Lazy` that was made before the capture began and is read or
+assigned is *touched*: the capture remembers it with the node it had. What changed at the end is
+mutated state; what did not is captured input. Nothing else in mygrad knows about captures, except
+for the few operations that cannot be captured, which call `forbid`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from mygrad.graph import Node
 _epochs = itertools.count(1)
 _current: Capture | None = None
 
-# Switches around a call that change what it computes (training, gradients): part of the key of a capture.
+# Switches around a call that change what it computes (training, gradients): part of the key of a
+# capture.
 switches: list[Callable[[], Hashable]] = []
 
 
 class Capture:
     """One capture in progress.
 
-    `touched` maps each older `Lazy` that was used to the node it had before; `fresh` lists host inputs that
-    must be made anew for each replay (random keys): (BUFFER node, function that returns the array).
-    `conditions` are values outside of the function that its capture depends on: (how to read one, the value).
+    `touched` maps each older `Lazy` that was used to the node it had before; `fresh` lists host
+    inputs that must be made anew for each replay (random keys): (BUFFER node, function that returns
+    the array). `conditions` are values outside of the function that its capture depends on: (how to
+    read one, the value).
     """
 
     def __init__(self, settle: Callable[[Lazy], Node]) -> None:
@@ -38,8 +40,8 @@ class Capture:
         self._settle = settle
 
     def touch(self, lazy: Lazy) -> None:
-        """Remember an older Lazy with its node, before the capture changes it. `settle` computes it if that was
-        not done yet, and gives the node that stands for it during the capture."""
+        """Remember an older Lazy with its node, before the capture changes it. `settle` computes it
+        if that was not done yet, and gives the node that stands for it during the capture."""
         lazy._epoch = self.epoch
         stand_in = self._settle(lazy)
         self.touched[id(lazy)] = (lazy, lazy._node)
@@ -105,13 +107,15 @@ def current() -> Capture | None:
 
 
 def depends_on(read: Callable[[], Hashable]) -> None:
-    """Say that what is being captured, if anything, holds only while `read()` gives what it gives now."""
+    """Say that what is being captured, if anything, holds only while `read()` gives what it gives
+    now."""
     if _current is not None:
         _current.conditions.append((read, read()))
 
 
 def forbid(operation: str, remedy: str) -> None:
-    """Raise CaptureError if a function is being captured: `operation` needs the values themselves."""
+    """Raise CaptureError if a function is being captured: `operation` needs the values
+    themselves."""
     if _current is not None:
         raise CaptureError(
             message(

@@ -1,9 +1,9 @@
 """Number types, their promotion and their limits.
 
 Promotion follows PyTorch: bool < integers < floats; two integers go to the smallest type that holds
-both; an integer and a float go to that float; float16 and bfloat16 meet in float32. Python scalars are
-weak: they never widen a tensor of the same or a higher category (`float16_tensor + 2.5` is float16,
-`int8_tensor + 2.5` is the default float).
+both; an integer and a float go to that float; float16 and bfloat16 meet in float32. Python scalars
+are weak: they never widen a tensor of the same or a higher category (`float16_tensor + 2.5` is
+float16, `int8_tensor + 2.5` is the default float).
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ def promote_scalar(a: DType, value: bool | int | float) -> DType:
 
 
 def to_storage(values: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
-    """Values as an array of `dtype.storage`; for bfloat16 the float32 values rounded to nearest even."""
+    """Values as an array of `dtype.storage`; for bfloat16 the float32 values rounded to nearest
+    even."""
     if dtype is not bfloat16:
         return np.asarray(values, dtype.storage)
     bits = np.asarray(values, np.float32).view(np.uint32)
@@ -189,7 +190,8 @@ def to_storage(values: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, An
 
 
 def from_storage(stored: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
-    """The values of stored bytes as NumPy can compute on: bfloat16 becomes float32, the rest is as is."""
+    """The values of stored bytes as NumPy can compute on: bfloat16 becomes float32, the rest is as
+    is."""
     if dtype is not bfloat16:
         return stored
     return (stored.astype(np.uint32) << 16).view(np.float32)

@@ -2,34 +2,37 @@
 
     Node = (op, src: (Node, ...), arg, shape, dtype)      identity is equality
 
-    op                       src                arg                        shape and dtype
-    BUFFER                   ()                 Buffer                     given; contiguous row-major
-    CONST                    ()                 Python value               given; the value everywhere
-    IOTA                     ()                 None                       (n,), 0 .. n-1, an integer dtype
-    VARIABLE                 ()                 (name, low, high)          (), int64; bound to a value at run time
-    alu                      operands           CAST, BITCAST: DType       operands agree in shape and dtype
-    REDUCE                   (x,)               (op, axes)                 axes removed; axes sorted, distinct
-    SCAN                     (x,)               (op, axis)                 same
-    movement                 (x,)               see movement.py            see movement.py
-    GATHER                   (x, index)         axis                       index's shape, x's dtype
-    SCATTER                  (x, index, y)      (axis, mode)               x's shape and dtype; y like index
-    SORT                     (x,)               (axis, descending)         x's shape, int64: a stable argsort
-    CONTIGUOUS               (x,)               None or a reason           same, but in memory of its own
-    STORE                    (buffer, x)        None                       x written into that BUFFER
-    COPY                     (x,)               device name                same, on another device
-    HOST                     operands           HostCall                   as the HostCall declares
-    DETACH                   (x,)               None or a label            same; no gradient flows through
+    op          src            arg                     shape and dtype
+    BUFFER      ()             Buffer                  given; contiguous row-major
+    CONST       ()             Python value            given; the value everywhere
+    IOTA        ()             None                    (n,), 0 .. n-1, an integer dtype
+    VARIABLE    ()             (name, low, high)       (), int64; bound to a value at run time
+    alu         operands       CAST, BITCAST: DType    operands agree in shape and dtype
+    REDUCE      (x,)           (op, axes)              axes removed; axes sorted, distinct
+    SCAN        (x,)           (op, axis)              same
+    movement    (x,)           see movement.py         see movement.py
+    GATHER      (x, index)     axis                    index's shape, x's dtype
+    SCATTER     (x, index, y)  (axis, mode)            x's shape and dtype; y like index
+    SORT        (x,)           (axis, descending)      x's shape, int64: a stable argsort
+    CONTIGUOUS  (x,)           None or a reason        same, but in memory of its own
+    STORE       (buffer, x)    None                    x written into that BUFFER
+    COPY        (x,)           device name             same, on another device
+    HOST        operands       HostCall                as the HostCall declares
+    DETACH      (x,)           None or a label         same; no gradient flows through
 
-GATHER reads x at index's own position with the coordinate along `axis` replaced by the index: all other
-extents of x and index agree. SCATTER is its transpose. The meaning of every op stands in ops.py. DETACH is no
-work and no memory: the scheduler drops it before it looks at structure. With a label it marks the value of a gradient leaf, so that two
-leaves of equal value stay two nodes; that is where reverse mode collects.
+GATHER reads x at index's own position with the coordinate along `axis` replaced by the index: all
+other extents of x and index agree. SCATTER is its transpose. The meaning of every op stands in
+ops.py. DETACH is no work and no memory: the scheduler drops it before it looks at structure. With a
+label it marks the value of a gradient leaf, so that two leaves of equal value stay two nodes; that
+is where reverse mode collects.
 
-Interning: the key carries dtype, shape and the exact bits of constants, so `0.0`, `-0.0`, `0` and `False` are
-four nodes. A node keeps the first user line that made it (`location`), which is no part of its identity.
+Interning: the key carries dtype, shape and the exact bits of constants, so `0.0`, `-0.0`, `0` and
+`False` are four nodes. A node keeps the first user line that made it (`location`), which is no part
+of its identity.
 
-Invariants, held from construction on: operands agree as the table says; all operands live on one device (a node
-without buffers has device None and runs anywhere); graphs may be 10^5 deep, so nothing recurses over them.
+Invariants, held from construction on: operands agree as the table says; all operands live on one
+device (a node without buffers has device None and runs anywhere); graphs may be 10^5 deep, so
+nothing recurses over them.
 """
 
 from __future__ import annotations
@@ -60,8 +63,8 @@ from mygrad.program import Buffer
 class HostCall:
     """A function of NumPy arrays with a declared result: what a HOST node runs.
 
-    `function` gets one array per operand and returns an array of `shape` and `dtype`. `vjp(node, g)` gives the
-    gradient of each operand as a node, or None, as the rules of autograd/vjp.py do.
+    `function` gets one array per operand and returns an array of `shape` and `dtype`. `vjp(node,
+    g)` gives the gradient of each operand as a node, or None, as the rules of autograd/vjp.py do.
     """
 
     function: Callable[..., Any]
@@ -149,7 +152,7 @@ def _common_device(op: Op, src: tuple[Node, ...]) -> str | None:
     return device
 
 
-# --- sources -------------------------------------------------------------------------------------------
+# --- sources --------------------------------------------------------------------------------------
 
 
 def buffer(memory: Buffer, shape: Shape) -> Node:
@@ -216,7 +219,7 @@ def variable(name: str, low: int, high: int) -> Node:
     return _intern(Op.VARIABLE, (), (name, low, high), (), dt.int64, None)
 
 
-# --- alu -----------------------------------------------------------------------------------------------
+# --- alu ------------------------------------------------------------------------------------------
 
 # what operations take, where that is not every type: (kinds, as told to the user, remedy)
 _TAKES: dict[Op, tuple[str, str, str]] = {
@@ -285,7 +288,7 @@ def bitcast(x: Node, dtype: DType) -> Node:
     return _intern(Op.BITCAST, (x,), dtype, x.shape, dtype, x.device)
 
 
-# --- combine -------------------------------------------------------------------------------------------
+# --- combine --------------------------------------------------------------------------------------
 
 
 def reduce(op: Op, x: Node, axes: Iterable[int]) -> Node:
@@ -323,11 +326,12 @@ def _check_axis(name: str, axis: int, shape: Shape) -> None:
         )
 
 
-# --- movement ------------------------------------------------------------------------------------------
+# --- movement -------------------------------------------------------------------------------------
 
 
 def move(op: Op, x: Node, arg: Any) -> Node:
-    """A movement operation; see movement.py for the eight arguments. Moves that change nothing vanish."""
+    """A movement operation; see movement.py for the eight arguments. Moves that change nothing
+    vanish."""
     shape = movement.out_shape(op, x.shape, arg)
     if shape == x.shape and _is_identity(op, x, arg):
         return x
@@ -342,11 +346,12 @@ def _is_identity(op: Op, x: Node, arg: Any) -> bool:
     return op in (Op.RESHAPE, Op.EXPAND, Op.PAD, Op.SHRINK)
 
 
-# --- index ---------------------------------------------------------------------------------------------
+# --- index ----------------------------------------------------------------------------------------
 
 
 def gather(x: Node, index: Node, axis: int) -> Node:
-    """x at index's positions with coordinate `axis` replaced by the index; 0 where that is out of range."""
+    """x at index's positions with coordinate `axis` replaced by the index; 0 where that is out of
+    range."""
     _check_index("gather", x.shape, index, axis)
     return _intern(
         Op.GATHER, (x, index), axis, index.shape, x.dtype, _common_device(Op.GATHER, (x, index))
@@ -354,7 +359,8 @@ def gather(x: Node, index: Node, axis: int) -> Node:
 
 
 def scatter(x: Node, index: Node, y: Node, axis: int, mode: str) -> Node:
-    """x with y written (or combined, by mode) at positions with coordinate `axis` replaced by the index."""
+    """x with y written (or combined, by mode) at positions with coordinate `axis` replaced by the
+    index."""
     _check_index("scatter", x.shape, index, axis)
     if mode not in SCATTER_MODES:
         raise InternalError(f"scatter: mode {mode}")
@@ -392,7 +398,7 @@ def sort(x: Node, axis: int, descending: bool = False) -> Node:
     return _intern(Op.SORT, (x,), (axis, descending), x.shape, dt.int64, x.device)
 
 
-# --- memory and calls ------------------------------------------------------------------------------------
+# --- memory and calls -----------------------------------------------------------------------------
 
 
 def contiguous(x: Node, reason: str | None = None) -> Node:
@@ -422,8 +428,8 @@ def host(call: HostCall, *src: Node) -> Node:
 
 
 def detach(x: Node, label: object = None) -> Node:
-    """x for the eyes, a constant for derivatives. With a label (any object, by identity) a node of that
-    label's own, e.g. the value of a gradient leaf."""
+    """x for the eyes, a constant for derivatives. With a label (any object, by identity) a node of
+    that label's own, e.g. the value of a gradient leaf."""
     if label is None:
         if x.op is Op.DETACH:
             return detach(x.src[0])
@@ -432,7 +438,7 @@ def detach(x: Node, label: object = None) -> Node:
     return _intern(Op.DETACH, (x,), label, x.shape, x.dtype, x.device)
 
 
-# --- walking ---------------------------------------------------------------------------------------------
+# --- walking --------------------------------------------------------------------------------------
 
 
 def toposort(roots: Iterable[Node]) -> list[Node]:

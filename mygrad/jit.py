@@ -6,16 +6,19 @@
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         return loss
 
-The first call with given shapes, dtypes and static arguments *captures*: the function runs on stand-ins for its
-tensor arguments and for every older tensor that it reads, so that only the graph is built. What it returns and
-what it changed become the results of a Plan. Each call, the first included, then binds buffers and runs the plan.
+The first call with given shapes, dtypes and static arguments *captures*: the function runs on
+stand-ins for its tensor arguments and for every older tensor that it reads, so that only the graph
+is built. What it returns and what it changed become the results of a Plan. Each call, the first
+included, then binds buffers and runs the plan.
 
-- Results are new tensors each time. State (parameters, moments, running statistics, anything assigned inside) is
-  found by itself, read where it is at the time of the call and updated by it.
-- Random numbers are fresh in each call. Other data made inside from Python numbers is part of the program.
+- Results are new tensors each time. State (parameters, moments, running statistics, anything
+  assigned inside) is found by itself, read where it is at the time of the call and updated by it.
+- Random numbers are fresh in each call. Other data made inside from Python numbers is part of the
+  program.
 - New shapes, dtypes, devices, static arguments, or another training mode capture again.
-- What needs values during capture (`item`, `numpy`, `bool`, a boolean mask as an index) is a CaptureError at the
-  user's line. A tensor that escapes from the function without being returned cannot be read afterwards.
+- What needs values during capture (`item`, `numpy`, `bool`, a boolean mask as an index) is a
+  CaptureError at the user's line. A tensor that escapes from the function without being returned
+  cannot be read afterwards.
 """
 
 from __future__ import annotations
@@ -58,8 +61,8 @@ class Leaf:
 
 
 def flatten(tree: Any, leaves: list[Lazy]) -> Any:
-    """The tree with every Lazy replaced by a Leaf; the same Lazy twice is the same Leaf. Lists, tuples (named
-    ones too) and dicts are trees; everything else is static."""
+    """The tree with every Lazy replaced by a Leaf; the same Lazy twice is the same Leaf. Lists,
+    tuples (named ones too) and dicts are trees; everything else is static."""
     if isinstance(tree, Lazy):
         for i, leaf in enumerate(leaves):
             if leaf is tree:
@@ -90,8 +93,9 @@ def unflatten(shape: Any, leaves: Sequence[Any]) -> Any:
 class Captured:
     """One capture: the prepared program and where its inputs come from and its results go.
 
-    `arguments[i]` is the input slot of argument i (None: not read). `state` pairs a Lazy with its input slot.
-    `updates` pairs a Lazy, or the number of an argument, with the index of its new value among the roots.
+    `arguments[i]` is the input slot of argument i (None: not read). `state` pairs a Lazy with its
+    input slot. `updates` pairs a Lazy, or the number of an argument, with the index of its new
+    value among the roots.
     """
 
     prepared: Prepared
@@ -155,7 +159,8 @@ class jit(Generic[P, R]):
     [2.0, 4.0]
 
     Raises:
-        CaptureError: the function does something that cannot be captured, or is called from another capture.
+        CaptureError: the function does something that cannot be captured, or is called from another
+        capture.
     """
 
     def __init__(self, function: Callable[P, R]) -> None:

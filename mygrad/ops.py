@@ -19,8 +19,9 @@ Meaning where mathematics leaves a choice (every interpretation obeys these):
 - ADD and MUL of bool are "or" and "and". NEG, SQRT, EXP, LOG, SIN, DIV and TRUNC: see `dtype rule`.
 - SHL and SHR by the width or more give 0 (SHR of a negative number -1); SHR is arithmetic on signed
   integers. A negative shift count is taken as an unsigned number, hence as "too far".
-- CAST float -> integer truncates, saturates at the ends of the range and maps NaN to 0. CAST to bool
-  is `x != 0`. CAST integer -> narrower integer wraps. CAST float -> narrower float rounds to nearest even.
+- CAST float -> integer truncates, saturates at the ends of the range and maps NaN to 0. CAST to
+  bool is `x != 0`. CAST integer -> narrower integer wraps. CAST float -> narrower float rounds to
+  nearest even.
 - float16 and bfloat16 arithmetic rounds after every operation.
 - GATHER with an index outside of the axis reads 0; SCATTER with one drops the update.
   SCATTER visits updates in row-major order, so with mode "set" the last of two equal indices wins.

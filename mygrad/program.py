@@ -4,8 +4,8 @@
     Target   what a code generator must know of a machine
     Program  generated text, its arguments and how to launch it
 
-Calling convention of a Program, for every runtime: first one pointer per entry of `program.buffers`, in
-that order, then one int64 per entry of `program.params`.
+Calling convention of a Program, for every runtime: first one pointer per entry of
+`program.buffers`, in that order, then one int64 per entry of `program.params`.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Target:
-    """A machine as a code generator sees it. Everything a schedule depends on is here, so that the key of
-    a compiled kernel is (kernel, target)."""
+    """A machine as a code generator sees it. Everything a schedule depends on is here, so that the
+    key of a compiled kernel is (kernel, target)."""
 
     language: str  # "llvm", "opencl", "cuda", "numpy"
     name: str  # processor name, part of cache keys
@@ -73,10 +73,10 @@ class Target:
 class Program:
     """A generated kernel.
 
-    `entry` is the function's name in `source`. `parallel` says that the program may be entered by several
-    threads, or work-groups, that share its work; otherwise one thread runs it. `grid` and `block` are the
-    launch extents of GPU-like targets. `kernel` is the loop nest it was generated from (used by the
-    `numpy` language, which interprets it, and by anything that explains).
+    `entry` is the function's name in `source`. `parallel` says that the program may be entered by
+    several threads, or work-groups, that share its work; otherwise one thread runs it. `grid` and
+    `block` are the launch extents of GPU-like targets. `kernel` is the loop nest it was generated
+    from (used by the `numpy` language, which interprets it, and by anything that explains).
     """
 
     entry: str

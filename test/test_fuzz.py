@@ -1,8 +1,7 @@
 """Random graphs: every device must compute exactly what the interpreter of graphs computes.
 
-Values are small whole numbers kept in [-8, 8], so float32 arithmetic is exact in any order and results are
-compared bit for bit; rounding is the business of other tests.
-"""
+Values are small whole numbers kept in [-8, 8], so float32 arithmetic is exact in any order and
+results are compared bit for bit; rounding is the business of other tests."""
 
 from __future__ import annotations
 

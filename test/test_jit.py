@@ -162,9 +162,16 @@ def test_nested_functions_are_one_capture() -> None:
     assert inner(Tensor([2.0])).tolist() == [3]
 
 
-@pytest.mark.parametrize("read", [
-    lambda x: x.item(), lambda x: x.numpy(), lambda x: bool(x), lambda x: float(x), lambda x: x.tolist(),
-])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x.item(),
+        lambda x: x.numpy(),
+        lambda x: bool(x),
+        lambda x: float(x),
+        lambda x: x.tolist(),
+    ],
+)
 def test_values_are_refused_at_the_users_line(read: object) -> None:
     @jit
     def f(x: Tensor) -> object:

@@ -2,12 +2,13 @@
 
 The driver (realize.py) uses a runtime like this:
 
-    binary     = runtime.compile(program)            pure; cached on disk by the driver; may run elsewhere
+    binary     = runtime.compile(program)            pure; kept on disk by the driver
     executable = runtime.load([(program, binary)])   loads several at once
     sequence   = runtime.sequence([Launch(...)])     an ordered list of launches, prepared once
-    sequence.run(memories, params)                   run it; `memories[slot]` is what allocate returned
+    sequence.run(memories, params)                   `memories[slot]` is what allocate returned
 
-`Launch.arguments` are (slot, byte offset) pairs into `memories`, so one sequence serves any buffers.
+`Launch.arguments` are (slot, byte offset) pairs into `memories`, so one sequence serves any
+buffers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class LaunchSequence(ABC):
 
     @abstractmethod
     def run(self, memories: Sequence[Any], params: Mapping[str, int]) -> None:
-        """Run all launches in order. May return before they have finished (see `Runtime.synchronize`)."""
+        """Run all launches in order. May return before they have finished (see
+        `Runtime.synchronize`)."""
 
     @abstractmethod
     def time(self, memories: Sequence[Any], params: Mapping[str, int]) -> list[float]:

@@ -1,11 +1,12 @@
 """Groups to kernels: the expression of every output over the axes of its group.
 
-Going down from an output, movement rewrites the index, elementwise operations become expressions, a reduction
-binds new axes, and a value with a home in a buffer becomes a LOAD. Reductions over the same extents of the same
-rows that do not depend on each other get the *same* axes, which tells the code generator to share their loops.
+Going down from an output, movement rewrites the index, elementwise operations become expressions, a
+reduction binds new axes, and a value with a home in a buffer becomes a LOAD. Reductions over the
+same extents of the same rows that do not depend on each other get the *same* axes, which tells the
+code generator to share their loops.
 
-Visits are generators run by a trampoline (`_run`): a rule yields the reads it needs, (node, index, valid), and is
-sent their expressions. So graphs of any depth need no recursion.
+Visits are generators run by a trampoline (`_run`): a rule yields the reads it needs, (node, index,
+valid), and is sent their expressions. So graphs of any depth need no recursion.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Builder:
         written = {s.slot for s in stores}
         return tuple(BufferInfo(n.dtype, n.size, i in written) for n, i in self.slots.items())
 
-    # --- values ---------------------------------------------------------------------------------------------
+    # --- values -----------------------------------------------------------------------------------
 
     def _lower(self, read: Read) -> Expr:
         stack: list[tuple[Read, Visit]] = []
@@ -155,7 +156,8 @@ class Builder:
         return loaded
 
     def reduce_axes(self, node: Node, index: Index) -> Index:
-        """The axes a reduction binds: the same for reductions of one level over the same rows and extents."""
+        """The axes a reduction binds: the same for reductions of one level over the same rows and
+        extents."""
         extents = tuple(node.src[0].shape[a] for a in node.arg[1])
         key = (index, extents, self.levels[node])
         if key not in self.axes_of:
@@ -166,11 +168,11 @@ class Builder:
             self.axes_of[key] = tuple(made)
         return self.axes_of[key]
 
-    # --- padding ----------------------------------------------------------------------------------------------
+    # --- padding ----------------------------------------------------------------------------------
 
     def _pad_once(self, stores: list[Store]) -> list[Store]:
-        """Conditional loads that a reduction repeats many times read a zero-padded copy instead, which the
-        inner loops then read without conditions."""
+        """Conditional loads that a reduction repeats many times read a zero-padded copy instead,
+        which the inner loops then read without conditions."""
         mapping: dict[Expr, Expr] = {}
         for reduction in expr.toposort(s.value for s in stores):
             if reduction.op is not Op.REDUCE:
@@ -239,7 +241,7 @@ class Builder:
         ]
 
 
-# --- rules -----------------------------------------------------------------------------------------------------
+# --- rules ----------------------------------------------------------------------------------------
 
 
 def _now(value: Expr) -> Visit:
@@ -278,7 +280,8 @@ def _always_inside(index: Index, node: Node) -> bool:
 
 
 def _vanishes(e: Expr, condition: Expr, depth: int = 8) -> bool:
-    """Whether a value is 0 wherever the condition fails: a load under it, or a product or sum of such.
+    """Whether a value is 0 wherever the condition fails: a load under it, or a product or sum of
+    such.
 
     Zero times anything is taken as 0 here: a padded operand hides what it meets, even inf and nan.
     """
@@ -334,7 +337,8 @@ def _reduce(b: Builder, node: Node, index: Index, valid: Expr | None) -> Visit:
 
 
 def merge_sums(op: Op, body: Expr, axes: tuple[Expr, ...]) -> Expr:
-    """A reduction whose body is a reduction by the same operator, maybe zero padded, is one reduction."""
+    """A reduction whose body is a reduction by the same operator, maybe zero padded, is one
+    reduction."""
     if body.op is Op.REDUCE and body.arg[0] is op:
         return expr.reduce(op, body.src[0], axes + body.arg[1])
     if (
@@ -413,7 +417,7 @@ def _reduce_levels(homes: Homes, group: Group) -> dict[Node, int]:
     return levels
 
 
-# --- description ----------------------------------------------------------------------------------------------
+# --- description ----------------------------------------------------------------------------------
 
 
 def _roots(store: Store) -> list[Expr]:
@@ -430,7 +434,8 @@ def _identity(kernel: Kernel) -> tuple[Any, ...]:
 
 
 def _work(kernel: Kernel) -> tuple[int, int]:
-    """Floating-point operations, and bytes of every element that is read or written, counted once."""
+    """Floating-point operations, and bytes of every element that is read or written, counted
+    once."""
     flops, touched = 0, dict.fromkeys((s.slot for s in kernel.stores), 0)
     for store in kernel.stores:
         touched[store.slot] += kernel.buffers[store.slot].size

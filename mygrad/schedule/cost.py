@@ -1,7 +1,7 @@
 """The cost function, in the open: every home is chosen by comparing two sums of these terms.
 
-All figures are nanoseconds, or nanoseconds per byte or per operation and element, on one core of a current
-processor. Only their ratios matter; they are rounded from measurements of the CPU backend.
+All figures are nanoseconds, or nanoseconds per byte or per operation and element, on one core of a
+current processor. Only their ratios matter; they are rounded from measurements of the CPU backend.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def weight(op: Op) -> float:
 
 
 def evaluations(own: int, space: int) -> float:
-    """How often a value is computed inside loops over `space` points when it depends on axes with `own`
-    points in all: a register tile shares it among TILE_REUSE neighbours."""
+    """How often a value is computed inside loops over `space` points when it depends on axes with
+    `own` points in all: a register tile shares it among TILE_REUSE neighbours."""
     return own * max(1.0, space / max(own, 1) / TILE_REUSE)
 
 

@@ -1,14 +1,15 @@
 """Where does each value live? The choice of homes, which *is* scheduling.
 
-The graph is visited consumers first. When a node is reached, every place that reads it is known as a *demand*:
-which kernel, at which index over the kernel's axes, under which condition, inside which loops. From the demands
-follow the homes it can have:
+The graph is visited consumers first. When a node is reached, every place that reads it is known as
+a *demand*: which kernel, at which index over the kernel's axes, under which condition, inside which
+loops. From the demands follow the homes it can have:
 
-    inline     computed wherever it is read: movement always, elementwise values when that is cheaper
-    register   a reduction computed inside the loops of the one kernel that reads it, when each of its elements
-               belongs to one point of the kernel's outer axes (softmax, norms, epilogues of a matmul)
-    buffer     memory: the node is the root of a kernel of its own, or one more output of a kernel that
-               computes it anyway
+    inline     computed wherever it is read: movement always, elementwise values when cheaper
+    register   a reduction computed inside the loops of the one kernel that reads it, when each
+               of its elements belongs to one point of the kernel's outer axes (softmax, norms,
+               epilogues of a matmul)
+    buffer     memory: the node is the root of a kernel of its own, or one more output of a
+               kernel that computes it anyway
 
 Every kernel keeps the reason why it exists. The numbers behind the choices stand in cost.py.
 """
@@ -32,8 +33,9 @@ STEPS = frozenset({Op.HOST, Op.SORT, Op.COPY})  # not loop nests: whole steps of
 
 @dataclass(eq=False)
 class Group:
-    """A kernel being formed. `index` says which element of `root` a point of `axes` computes; `outputs` maps
-    every stored node to its index over the axes; `reads` are the groups whose results it loads."""
+    """A kernel being formed. `index` says which element of `root` a point of `axes` computes;
+    `outputs` maps every stored node to its index over the axes; `reads` are the groups whose
+    results it loads."""
 
     root: Node
     axes: tuple[Expr, ...]
@@ -71,9 +73,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Demand:
-    """One read of a node: by which group, at which index, under which condition, inside which loops.
+    """One read of a node: by which group, at which index, under which condition, inside which
+    loops.
 
-    `combiner` is the reduction operator if only movement stands between this read and that reduction.
+    `combiner` is the reduction operator if only movement stands between this read and that
+    reduction.
     """
 
     group: Group
@@ -87,8 +91,8 @@ class Demand:
 class Facts:
     """What is guessed of a value before homes are chosen: what computing it from its leaves takes.
 
-    `operations` is per element, with smaller operands counted as if they were computed once and shared;
-    `count` is the size of the expression as text.
+    `operations` is per element, with smaller operands counted as if they were computed once and
+    shared; `count` is the size of the expression as text.
     """
 
     operations: float
@@ -117,7 +121,7 @@ class Homes:
         self._order_stores()
         self._merge_siblings()
 
-    # --- before: what must be in memory, and what recomputing costs -------------------------------------
+    # --- before: what must be in memory, and what recomputing costs -------------------------------
 
     def _gather_facts(self) -> None:
         for root in self.roots:
@@ -168,7 +172,7 @@ class Homes:
             frozenset().union(*(f.leaves for f, _ in src)),
         )
 
-    # --- one node -----------------------------------------------------------------------------------------
+    # --- one node ---------------------------------------------------------------------------------
 
     def _place(self, node: Node) -> None:
         demands = self.demands.pop(node, [])
@@ -198,21 +202,22 @@ class Homes:
             )
 
     def _inline_cost(self, node: Node, demands: list[Demand]) -> float:
-        """Every reader computes it from its leaves. Reductions among those that could have ended in this node
-        must then be stored instead."""
+        """Every reader computes it from its leaves. Reductions among those that could have ended in
+        this node must then be stored instead."""
         total = sum(self._again(node, mine) for mine in _by_group(demands).values())
         return total + self._orphans_cost(node, demands)
 
     def _orphans_cost(self, node: Node, demands: list[Demand]) -> float:
-        """What storing the reductions costs that could have ended in this node, if it is computed at several
-        places."""
+        """What storing the reductions costs that could have ended in this node, if it is computed
+        at several places."""
         if self._one_row_kernel(demands, node):
             return 0.0
         orphans = [x for x in self.own[node].leaves if x.op is Op.REDUCE and x.size >= node.size]
         return sum(cost.LAUNCH + cost.moving(x.size, x.dtype.itemsize) for x in orphans)
 
     def _again(self, node: Node, demands: list[Demand]) -> float:
-        """Computing the node in one kernel for these demands; what it reads stays in cache between them."""
+        """Computing the node in one kernel for these demands; what it reads stays in cache between
+        them."""
         times = [_evaluations(d) for d in demands]
         return cost.computing(sum(times), self.own[node].operations) + cost.moving(
             max(times), self._leaf_bytes(node)
@@ -297,7 +302,7 @@ class Homes:
         if node.op is Op.REDUCE and len(rows) == len(demand.group.axes):
             demand.group.heavy |= self._is_heavy(node)
 
-    # --- buffers --------------------------------------------------------------------------------------------
+    # --- buffers ----------------------------------------------------------------------------------
 
     def _store(self, node: Node, demands: list[Demand], reason: str) -> None:
         home = self._home_group(node, demands)
@@ -341,8 +346,8 @@ class Homes:
         return group
 
     def _home_group(self, node: Node, demands: list[Demand]) -> Demand | None:
-        """A demand at which some kernel computes all of the node anyway, so that storing it there costs one
-        write; and which does not make kernels depend on each other in a circle."""
+        """A demand at which some kernel computes all of the node anyway, so that storing it there
+        costs one write; and which does not make kernels depend on each other in a circle."""
         if node in self.cuts or node.size == 0:
             return None
         readers = _by_group(demands)
@@ -354,12 +359,13 @@ class Homes:
         return None
 
     def _home_in(self, node: Node, demands: list[Demand]) -> Demand | None:
-        """A demand of one group at which it can store the node. A reduction must be read there only."""
+        """A demand of one group at which it can store the node. A reduction must be read there
+        only."""
         if node.op is Op.REDUCE:
             return demands[0] if self._why_not_register(node, demands) is None else None
         return next((d for d in demands if self._why_not_register(node, [d]) is None), None)
 
-    # --- after: what the visit could not see ---------------------------------------------------------------
+    # --- after: what the visit could not see ------------------------------------------------------
 
     def _order_stores(self) -> None:
         """A STORE into a buffer runs after everything that reads the buffer's old content."""
@@ -401,7 +407,7 @@ class Homes:
                 other.reads.remove(group)
                 other.reads.add(target)
 
-    # --- what reading a node demands of its operands -----------------------------------------------------
+    # --- what reading a node demands of its operands ----------------------------------------------
 
     def _pass_on(self, node: Node, demands: Iterable[Demand]) -> None:
         for d in demands:
@@ -412,12 +418,14 @@ class Homes:
     def add_copy(self, copy: Node, reader: Group) -> None:
         """Give `copy`, a padded copy of something that is in memory, a buffer and a group."""
         if copy not in self.group_of:
-            reason = f"a zero-padded copy, so that {reader.root.op.name.lower()} reads without conditions"
+            name = reader.root.op.name.lower()
+            reason = f"a zero-padded copy, so that {name} reads without conditions"
             self.group_of[copy] = self._new_group(copy, reason, copy.shape)
 
 
 def _is_epilogue(node: Node, facts: Facts) -> bool:
-    """Whether a reduction of the same size ends in this node, so that it would be stored rather than that."""
+    """Whether a reduction of the same size ends in this node, so that it would be stored rather
+    than that."""
     return node.op in ALU and any(x.op is Op.REDUCE and x.size >= node.size for x in facts.leaves)
 
 
@@ -463,7 +471,8 @@ def flat(index: Sequence[Expr], shape: Shape) -> Expr:
 
 
 def _covered(d: Demand, node: Node) -> frozenset[Expr] | None:
-    """The group axes whose points are the elements of the node, one to one; None where it is not so."""
+    """The group axes whose points are the elements of the node, one to one; None where it is not
+    so."""
     if d.conditional or (not d.index and node.shape):
         return None
     terms, constant = expr.linear(flat(d.index, node.shape))
@@ -497,7 +506,7 @@ def _operand_demands(node: Node, d: Demand) -> list[tuple[Node, Demand]]:
         return [(node.src[0], Demand(d.group, index, d.conditional, d.scope))]
     if node.op is Op.GATHER:
         picked = _opaque(d.index)
-        index = d.index[: node.arg] + (picked,) + d.index[node.arg + 1 :]
+        index = (*d.index[: node.arg], picked, *d.index[node.arg + 1 :])
         return [
             (node.src[1], Demand(d.group, d.index, d.conditional, d.scope)),
             (node.src[0], Demand(d.group, index, True, d.scope)),

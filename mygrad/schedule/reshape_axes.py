@@ -1,4 +1,5 @@
-"""Choosing the axes of a kernel: split those that indices divide, merge those that indices never part.
+"""Choosing the axes of a kernel: split those that indices divide, merge those that indices never
+part.
 
 split   i < 12 used as i // 4 and i % 4      ->  i = a * 4 + b, a < 3, b < 4; the divisions vanish
 merge   i < 3, j < 4 used only as i * 4 + j  ->  k < 12; an elementwise kernel gets one long loop
@@ -90,7 +91,7 @@ def _listed(axes: Iterable[Expr], instead: dict[Expr, Axes]) -> Axes:
     return tuple(dict.fromkeys(new for a in axes for new in instead.get(a, (a,))))
 
 
-# --- merging ---------------------------------------------------------------------------------------------------
+# --- merging --------------------------------------------------------------------------------------
 
 
 def _merge_all(
@@ -145,7 +146,8 @@ def _only_together(
 
 
 def _uses(stores: tuple[Store, ...]) -> tuple[list[Expr], set[Expr]]:
-    """The index expressions, each as a whole; and the axes that occur outside of them, as values."""
+    """The index expressions, each as a whole; and the axes that occur outside of them, as
+    values."""
     uses: dict[Expr, None] = {}
     elsewhere: set[Expr] = set()
     seen: set[Expr] = set()

@@ -2,11 +2,11 @@
 
     schedule(roots) -> Schedule
         steps      kernels, host calls and copies between devices, in order
-        memories   every array the steps touch: inputs, results, and intermediates at offsets of an arena
+        memories   every array the steps touch: inputs, results, intermediates in an arena
         results    which memory holds each root
 
-A Schedule refers to no node and no buffer, so it serves every graph of the same structure (`key`): its inputs
-are numbered in the order in which `key` meets the BUFFER nodes.
+A Schedule refers to no node and no buffer, so it serves every graph of the same structure (`key`):
+its inputs are numbered in the order in which `key` meets the BUFFER nodes.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ PIPELINE = (
 
 @dataclass(frozen=True)
 class Memory:
-    """An array of a plan. `kind`: input (the `number`-th BUFFER), result (made anew for each run, kept by the
-    user), separate (made anew for each run: host calls touch it), or temporary (at byte `number` of the
-    device's arena)."""
+    """An array of a plan. `kind`: input (the `number`-th BUFFER), result (made anew for each run,
+    kept by the user), separate (made anew for each run: host calls touch it), or temporary (at byte
+    `number` of the device's arena)."""
 
     kind: str
     number: int
@@ -61,8 +61,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Step:
-    """One step. `what` is a Kernel, a HostCall, or the word "sort" or "copy" with `arg`; `arguments` number the
-    memories: those of the kernel's slots, or the operands and last the result."""
+    """One step. `what` is a Kernel, a HostCall, or the word "sort" or "copy" with `arg`;
+    `arguments` number the memories: those of the kernel's slots, or the operands and last the
+    result."""
 
     what: Kernel | HostCall | str
     arguments: tuple[int, ...]
@@ -94,8 +95,8 @@ def inputs(roots: Sequence[Node]) -> list[Node]:
 
 
 def key(roots: Sequence[Node]) -> tuple[Hashable, list[Node]]:
-    """What a schedule depends on, hashable: the structure of the graph with buffers abstracted to slots.
-    Also the BUFFER nodes in slot order."""
+    """What a schedule depends on, hashable: the structure of the graph with buffers abstracted to
+    slots. Also the BUFFER nodes in slot order."""
     number: dict[Node, int] = {}
     rows: list[Hashable] = []
     buffers: list[Node] = []
@@ -114,8 +115,8 @@ def key(roots: Sequence[Node]) -> tuple[Hashable, list[Node]]:
 
 
 def schedule(roots: Sequence[Node], device: str) -> Schedule:
-    """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a device
-    are computed on `device`."""
+    """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a
+    device are computed on `device`."""
     slots = {node: i for i, node in enumerate(inputs(roots))}
     simple = split_sums(simplify(roots))
     homes = Homes([r for r in simple if r.op is not Op.BUFFER])

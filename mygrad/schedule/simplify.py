@@ -19,7 +19,8 @@ Rule = Callable[[Node], "Node | None"]
 
 
 def simplify(roots: Sequence[Node]) -> list[Node]:
-    """The roots with every rule applied everywhere; new nodes keep the user's line of the old ones."""
+    """The roots with every rule applied everywhere; new nodes keep the user's line of the old
+    ones."""
     done: dict[Node, Node] = {}
     for node in graph.toposort(roots):
         src = tuple(done[s] for s in node.src)
@@ -138,7 +139,8 @@ def _drop_mark(node: Node) -> Node | None:
 
 
 def _scatter_one(node: Node) -> Node | None:
-    """One update for each row: every element asks whether it is the one. That fuses, a scatter does not.
+    """One update for each row: every element asks whether it is the one. That fuses, a scatter does
+    not.
 
     This is the gradient of picking a label's logit.
     """

@@ -2,10 +2,11 @@
 
     SUM(x, (n, h, w))  ->  SUM(CONTIGUOUS(SUM(x as (n1, n2, h, w), (n2, h, w))), (n1))
 
-- *Narrow*: so few results that threads would have nothing to share. The partial sums are shared instead; adding
-  them up in a fixed order keeps results the same for every number of threads.
-- *Long*: every result sweeps over operands that do not fit in cache, and the results are many (the weight gradient
-  of a convolution). One block of the operands at a time stays in cache for all results.
+- *Narrow*: so few results that threads would have nothing to share. The partial sums are shared
+  instead; adding them up in a fixed order keeps results the same for every number of threads.
+- *Long*: every result sweeps over operands that do not fit in cache, and the results are many (the
+  weight gradient of a convolution). One block of the operands at a time stays in cache for all
+  results.
 
 Sums in blocks are also more accurate than one long sum.
 """
