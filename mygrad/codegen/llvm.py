@@ -7,23 +7,19 @@
 an inner function with noalias parameters: different buffers are different memory.
 
 Tiles, vectors, masks and the sharing of loads are written out here and in llvm_values.py and
-llvm_memory.py; what is left to LLVM is to choose instructions and registers. Accumulators are
-stack cells, which the pass `sroa` turns into registers.
+llvm_memory.py, accumulators in llvm_accumulators.py; what is left to LLVM is to choose instructions
+and registers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from itertools import product
-from operator import mul
-from typing import Any, NamedTuple
+from typing import Any
 
-from mygrad import dtype as dt
 from mygrad.codegen import vmath
+from mygrad.codegen.llvm_accumulators import Accumulators, key
 from mygrad.codegen.llvm_memory import PREAMBLE, Array, Memory
-from mygrad.codegen.llvm_ops import fill, template
-from mygrad.codegen.llvm_types import lane_mask, literal, mangled, memory, register, scalar, splat
+from mygrad.codegen.llvm_types import memory
 from mygrad.codegen.llvm_values import Emitter, Target, Value
 from mygrad.codegen.stmt import (
     Accumulator,
@@ -40,10 +36,8 @@ from mygrad.codegen.stmt import (
     Tile,
     Update,
 )
-from mygrad.dtype import DType
 from mygrad.errors import InternalError, message
 from mygrad.expr import Expr, var
-from mygrad.helpers import prod, strides_of
 from mygrad.ops import Op
 from mygrad.program import Target as Machine
 
@@ -59,20 +53,6 @@ def render(function: Function, target: Machine) -> str:
     return _Renderer(function).module()
 
 
-class _Cells(NamedTuple):
-    """The stack cells of an accumulator, one for each point of its unrolled axes."""
-
-    names: list[str]
-    dtype: DType
-    op: Op
-    axes: tuple[Expr, ...]
-    lanes: int
-
-    @property
-    def type(self) -> str:
-        return register(self.dtype, self.lanes)
-
-
 class _Renderer:
     """The state of rendering one function."""
 
@@ -80,12 +60,10 @@ class _Renderer:
         self.function = function
         self.emitter = Emitter()
         self.memory = Memory(self.emitter)
-        self.cells: dict[str, _Cells] = {}
         self.entry: list[str] = []  # done once, at the start
         self.exit: list[str] = []
         self.stack_bytes = 0
-        self.vectors = _vector_axes(function.body)
-        self.emitter.leaf[Op.VAR] = self._cell_value
+        self.accumulators = Accumulators(self.emitter, _vector_axes(function.body), self.entry)
         self.emitter.leaf[Op.PARAM] = self._param
 
     def module(self) -> str:
@@ -242,193 +220,19 @@ class _Renderer:
         em.lines.extend(texts[1])
         em.lines.append(f"  br label %{at}.on\n{at}.on:\n")
 
-    # --- accumulators --------------------------------------------------------------------------
-
-    def _accumulator(self, a: Accumulator) -> None:
-        em, base = self.emitter, self.emitter.name()
-        unrolled = tuple(x for x in a.axes if x not in self.vectors)
-        wide = [x for x in a.axes if x in self.vectors]
-        lanes = wide[0].arg[1] if wide else 0
-        count = prod(x.arg[1] for x in unrolled)
-        cells = _Cells([f"{base}.{i}" for i in range(count)], a.dtype, a.op, unrolled, lanes)
-        self.cells[a.name] = cells
-        start = splat(_identity(a.op, a.dtype), scalar(a.dtype), lanes)
-        self.entry += [f"  {name} = alloca {cells.type}, align 64\n" for name in cells.names]
-        em.lines.extend([f"  store {cells.type} {start}, ptr {name}\n" for name in cells.names])
-        em.written((_key(a.name),))
-
-    def _named(self, name: str) -> _Cells:
-        if name not in self.cells:
-            raise InternalError(message("llvm", f"the accumulator {name}", "one that is declared"))
-        return self.cells[name]
-
-    def _current(self, cells: _Cells, names: list[str], kept: tuple[Expr, ...]) -> Value:
-        """Of names in row-major order over the unrolled axes `kept` of an accumulator, those of the
-        tile axes in scope; the first one along axes that are not."""
-        em = self.emitter
-        axes = tuple(sorted(em.numbers[x] for x in kept if x in em.numbers))
-        place = {em.numbers[x]: n for n, x in enumerate(kept) if x in em.numbers}
-        steps = strides_of(tuple(x.arg[1] for x in kept))
-        factors = [steps[place[number]] for number in axes]
-        picked = [names[sum(map(mul, point, factors))] for point in em.points(axes)]
-        return Value(picked, "ptr", axes=axes)
-
-    def _cell_value(self, e: Expr) -> Value:
-        """The current cells of an accumulator."""
-        em, cells = self.emitter, self._named(e.arg)
-        if cells.dtype is not e.dtype:
-            raise InternalError(message("llvm", f"{e.arg} of {e.dtype.name}", cells.dtype.name))
-        pointers = self._current(cells, cells.names, cells.axes)
-        text, lanes = f"  {{r}} = load {cells.type}, ptr {{a}}\n", cells.lanes
-        if lanes and em.lane_axis is None:  # the first lane
-            text, lanes = (
-                fill(text, "{r}.v", "{a}")
-                + (f"  {{r}} = extractelement {cells.type} {{r}}.v, i64 0\n"),
-                0,
-            )
-        return em.apply(
-            text,
-            [pointers],
-            scalar(cells.dtype),
-            lanes,
-            frozenset((_key(e.arg),)),
-            keep_scalar=True,
-        )
-
-    def _update(self, update: Update) -> None:
-        em, cells = self.emitter, self._named(update.name)
-        if em.lane_axis is not None and not cells.lanes:
-            raise InternalError(
-                message("update", f"the scalar {update.name}", "one with the vector axis")
-            )
-        fused = (
-            cells.op is Op.ADD
-            and cells.dtype in (dt.float32, dt.float64)
-            and (update.value.op is Op.MUL and update.value not in em.values)
-        )
-        sources = update.value.src if fused else (update.value,)
-        values = [em.widen(em.evaluate(source), cells.lanes) for source in sources]
-        axes = em.merge([tuple(sorted(em.numbers.values()))])
-        active = em.active if em.lane_axis is not None else min(cells.lanes, 1)
-        text = _update_text(cells.op, cells.dtype, cells.lanes, fused, active)
-        pointers = em.spread(self._current(cells, cells.names, cells.axes), axes)
-        for pointer, *row in zip(pointers, *(em.spread(v, axes) for v in values), strict=True):
-            em.lines.append(
-                text.format(r=em.name(), p=pointer, **dict(zip("bc", row, strict=False)))
-            )
-        em.written((_key(update.name),))
-
-    def _combine(self, combine: Combine) -> None:
-        em, cells = self.emitter, self._named(combine.accumulator)
-        kept = tuple(x for x in cells.axes if x not in combine.axes)
-        groups: dict[tuple[int, ...], list[str]] = {}
-        for point, cell in zip(
-            product(*(range(x.arg[1]) for x in cells.axes)), cells.names, strict=True
-        ):
-            at = tuple(i for i, x in zip(point, cells.axes, strict=True) if x in kept)
-            groups.setdefault(at, []).append(cell)
-        wanted = self._current(cells, [*map(str, range(len(groups)))], kept)
-        wanted_axes = em.merge([wanted.axes])
-        text = template(cells.op, cells.dtype, cells.dtype, cells.lanes)
-        across = cells.lanes and any(x in self.vectors for x in combine.axes)
-        members, names = list(groups.values()), []
-        for group in em.spread(wanted, wanted_axes):
-            loaded = [em.name() for _ in members[int(group)]]
-            em.lines.extend(
-                [
-                    f"  {name} = load {cells.type}, ptr {cell}\n"
-                    for name, cell in zip(loaded, members[int(group)], strict=True)
-                ]
-            )
-            name = self._tree(loaded, text)
-            names.append(self._across(name, cells) if across else name)
-        em.define(
-            var(combine.name, cells.dtype),
-            Value(names, scalar(cells.dtype), 0 if across else cells.lanes, wanted_axes),
-        )
-
-    def _tree(self, names: list[str], text: str) -> str:
-        """The names combined pairwise, which keeps the error of a sum low."""
-        while len(names) > 1:
-            pairs = list(zip(names[::2], names[1::2], strict=False))
-            made = [self.emitter.name() for _ in pairs]
-            self.emitter.lines.extend(
-                [text.format(r=r, a=a, b=b) for r, (a, b) in zip(made, pairs, strict=True)]
-            )
-            names = made + names[2 * len(pairs) :]
-        return names[0]
-
-    def _across(self, name: str, cells: _Cells) -> str:
-        """The lanes of a vector combined."""
-        made, element = self.emitter.name(), scalar(cells.dtype)
-        kind, floating = _ACROSS[cells.op]
-        if cells.dtype.is_float:
-            start = {
-                Op.ADD: f"{element} {literal(-0.0, cells.dtype)}, ",
-                Op.MUL: f"{element} {literal(1.0, cells.dtype)}, ",
-            }.get(cells.op, "")
-            text = (
-                f"  {{r}} = call reassoc {element} @llvm.vector.reduce.{floating}."
-                f"{mangled(element, cells.lanes)}({start}{cells.type} {{a}})\n"
-            )
-            if cells.dtype is dt.bfloat16:
-                text = fill(text, "{r}.w", "{a}") + fill(
-                    template(Op.CAST, dt.float32, dt.bfloat16, 0), "{r}", "{r}.w"
-                )
-        else:
-            kind = _ACROSS_BOOL[cells.op] if cells.dtype.kind == "b" else kind
-            kind = "umax" if kind == "smax" and cells.dtype.kind == "u" else kind
-            text = (
-                f"  {{r}} = call {element} @llvm.vector.reduce.{kind}."
-                f"{mangled(element, cells.lanes)}({cells.type} {{a}})\n"
-            )
-        self.emitter.lines.append(text.format(r=made, a=name))
-        return made
-
 
 _STATEMENTS: dict[type, Callable[[_Renderer, Any], None]] = {
     Loop: _Renderer._loop,
     Tile: _Renderer._tile,
     Let: _Renderer._let,
     If: _Renderer._if,
-    Accumulator: _Renderer._accumulator,
-    Update: _Renderer._update,
-    Combine: _Renderer._combine,
+    Accumulator: lambda renderer, s: renderer.accumulators.declare(s),
+    Update: lambda renderer, s: renderer.accumulators.update(s),
+    Combine: lambda renderer, s: renderer.accumulators.combine(s),
     Scratch: _Renderer._scratch,
     Put: _Renderer._put,
     Barrier: _Renderer._barrier,
 }
-_ACROSS = {Op.ADD: ("add", "fadd"), Op.MUL: ("mul", "fmul"), Op.MAX: ("smax", "fmaximum")}
-_ACROSS_BOOL = {Op.ADD: "or", Op.MUL: "and", Op.MAX: "or"}
-
-
-def _key(accumulator: str) -> str:
-    """An accumulator among the targets that values may have read."""
-    return f"accumulator {accumulator}"
-
-
-def _identity(op: Op, dtype: DType) -> str:
-    return literal({Op.ADD: 0, Op.MUL: 1, Op.MAX: dtype.min}[op], dtype)
-
-
-@cache
-def _update_text(op: Op, dtype: DType, lanes: int, fused: bool, active: int) -> str:
-    """cell {p} = cell op {b}, or cell + {b} * {c}; only in the first `active` lanes if that is
-    not 0."""
-    ty, new = register(dtype, lanes), "{r}.n"
-    if fused:
-        kind = mangled(scalar(dtype), lanes)
-        step = f"  {new} = call {ty} @llvm.fmuladd.{kind}({ty} {{b}}, {ty} {{c}}, {ty} {{r}})\n"
-    else:
-        step = fill(template(op, dtype, dtype, lanes), new, "{r}", "{b}")
-    text = f"  {{r}} = load {ty}, ptr {{p}}\n{step}"
-    if active < lanes:
-        text += (
-            f"  {{r}}.k = select <{lanes} x i1> {lane_mask(active, lanes)}, {ty} {new}, "
-            f"{ty} {{r}}\n"
-        )
-        new = "{r}.k"
-    return text + f"  store {ty} {new}, ptr {{p}}\n"
 
 
 # --- questions about statements ------------------------------------------------------------------
@@ -450,7 +254,7 @@ def _writes(statement: Stmt) -> frozenset[Target]:
         if isinstance(one, Put):
             found.add(one.target)
         elif isinstance(one, (Update, Accumulator)):
-            found.add(_key(one.name))
+            found.add(key(one.name))
     return frozenset(found)
 
 
