@@ -20,7 +20,7 @@ from mygrad import dtype as dt
 from mygrad.capture import Lazy
 from mygrad.config import config
 from mygrad.dtype import DType
-from mygrad.errors import BufferError_, DTypeError, message
+from mygrad.errors import BufferError_, DTypeError, ShapeError, message
 from mygrad.graph import HostCall, Node
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
@@ -59,13 +59,23 @@ class Prepared:
             _maker(m.device, m.dtype, _size(m)) for m in map(plan.memories.__getitem__, self.owned)
         ]
         self._arenas = [(d, _maker(d, dt.uint8, n)) for d, n in plan.arena_bytes.items()]
+        kernels = [s.what for s in plan.steps if isinstance(s.what, Kernel)]
+        self._variables = sorted({variable for k in kernels for variable in k.params})
         self._sources = [
             (m.kind == "input", m.number if m.kind == "input" else i)
             for i, m in enumerate(plan.memories)
         ]
 
     def run(self, inputs: Sequence[Buffer], params: Mapping[str, int]) -> list[Buffer]:
-        """Run on these inputs; one buffer per root."""
+        """Run on these inputs; one buffer per root. `params` gives every VARIABLE a value.
+
+        Raises:
+            ShapeError: a variable without a value, or with one outside of its range.
+        """
+        for name, low, high in self._variables:
+            if name not in params or not low <= params[name] <= high:
+                got = params.get(name, "no value")
+                raise ShapeError(message(f"variable {name}", got, f"{low} <= {name} <= {high}"))
         held = {i: make() for i, make in zip(self.owned, self._makers, strict=True)}
         arenas = {device: make() for device, make in self._arenas}
         sources = self._sources

@@ -27,6 +27,7 @@ from mygrad import Tensor, interpret, nn, realize
 from mygrad import dtype as dt
 from mygrad import graph as g
 from mygrad.autograd.gradient import gradient
+from mygrad.errors import ShapeError
 from mygrad.graph import HostCall, Node
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
@@ -258,3 +259,15 @@ def test_cross_entropy_with_its_gradient_is_two_kernels() -> None:
     loss = x.cross_entropy(Tensor(np.arange(64) % 100))
     loss.backward()
     assert count(loss, x.grad) == 2
+
+
+def test_a_variable_is_bound_at_the_run() -> None:
+    n = g.variable("n", 1, 9)
+    x = g.alu(Op.MUL, buffer(7), expand(g.cast(n, dt.float32), (7,)))
+    for value in (2, 5):
+        (result,) = realize.realize([x], {"n": value})
+        np.testing.assert_allclose(realize.to_numpy(result), array(7) * value)
+    with pytest.raises(ShapeError, match="variable n: got no value"):
+        realize.realize([x])
+    with pytest.raises(ShapeError, match="variable n: got 10, expected 1 <= n <= 9"):
+        realize.realize([x], {"n": 10})
