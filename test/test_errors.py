@@ -87,6 +87,16 @@ SHAPES = {
         lambda: nn.Conv2d(3, 2, 3)(ones(4, 5)), e.ShapeError, ValueError, "Conv2d", "(4, 5)",
         "(N, 3, spatial, spatial)",
     ),
+    "conv2d bias": Wrong(
+        lambda: ones(1, 1, 4, 4).conv2d(ones(1, 1, 3, 3), ones(5)),
+        e.ShapeError, ValueError, "conv2d", "(5,)", "1 output channels",
+    ),
+    "kernel size": Wrong(
+        lambda: nn.Conv2d(1, 1, 0), e.ShapeError, ValueError, "Conv2d: kernel_size", "1 or more"
+    ),
+    "kernel sizes": Wrong(
+        lambda: nn.MaxPool2d((2, 2, 2)), e.ShapeError, ValueError, "MaxPool2d: kernel_size", "(2,"
+    ),
     "groups": Wrong(
         lambda: nn.Conv2d(3, 4, 3, groups=2), e.ShapeError, ValueError, "Conv2d", "2 groups"
     ),
@@ -152,6 +162,9 @@ TYPES = {
     "integer leaf": Wrong(
         lambda: Tensor([1], requires_grad=True), e.DTypeError, TypeError, "requires_grad", "int64"
     ),
+    "array into a layer": Wrong(
+        lambda: nn.Linear(2, 2)(np.ones((1, 2))), e.DTypeError, TypeError, "ndarray", "Tensor(...)"
+    ),
     "index of a float": Wrong(lambda: [1, 2][ones(1)], e.DTypeError, TypeError, "float32"),
 }  # fmt: skip
 
@@ -182,6 +195,16 @@ SETTINGS = {
         lambda: nn.MSELoss(reduction="max"), e.ConfigError, ValueError, "MSELoss", "'max'", "mean"
     ),
     "split": Wrong(lambda: nn.datasets.mnist("x"), e.DataError, ValueError, "'x'", "'train'"),
+    "probability": Wrong(
+        lambda: nn.Dropout("a"), e.ConfigError, ValueError, "Dropout", "'a'", "a probability"
+    ),
+    "learning rate": Wrong(
+        lambda: nn.optim.SGD([Tensor([1.0], requires_grad=True)], lr=float("nan")),
+        e.ConfigError, ValueError, "SGD", "lr=nan", "0 or more",
+    ),
+    "dataset": Wrong(
+        lambda: nn.DataLoader(5), e.DataError, ValueError, "DataLoader", "type int", "len()"
+    ),
     "batch size": Wrong(
         lambda: nn.DataLoader((np.ones(3),), 0), e.DataError, ValueError, "DataLoader", "0"
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mygrad.errors import message
+from mygrad.errors import ConfigError, message
 from mygrad.nn.module import Module
 from mygrad.tensor import Tensor
 
@@ -56,7 +56,7 @@ class GELU(Module):
 
     def __init__(self, approximate: str = "none") -> None:
         if approximate not in ("none", "tanh"):
-            raise ValueError(message("GELU", f"approximate={approximate!r}", "'none' or 'tanh'"))
+            raise ConfigError(message("GELU", f"approximate={approximate!r}", "'none' or 'tanh'"))
         self.approximate = approximate
 
     def forward(self, x: Tensor) -> Tensor:

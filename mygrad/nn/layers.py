@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mygrad.errors import ShapeError, message
+from mygrad.errors import ConfigError, ShapeError, message
 from mygrad.helpers import prod
 from mygrad.nn import init
 from mygrad.nn.module import Module
@@ -17,11 +17,11 @@ from mygrad.tensor import Tensor
 Extents = int | tuple[int, ...]
 
 
-def _extents(value: Extents, n: int, name: str) -> tuple[int, ...]:
-    """One number for each of n axes."""
+def _extents(value: Extents, n: int, name: str, low: int = 1) -> tuple[int, ...]:
+    """One number for each of n axes, `low` or more."""
     extents = (value,) * n if isinstance(value, int) else tuple(value)
-    if len(extents) != n:
-        raise ShapeError(message(name, value, f"a number or {n} numbers"))
+    if len(extents) != n or min(extents) < low:
+        raise ShapeError(message(name, value, f"a number or {n} numbers, {low} or more"))
     return extents
 
 
@@ -54,9 +54,8 @@ class Linear(Module):
         self.bias = init.fan_in_uniform((out_features,), in_features) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.shape or x.shape[-1] != self.weight.shape[1]:
-            expected = f"(..., {self.weight.shape[1]})"
-            raise ShapeError(message("Linear", f"input {tuple(x.shape)}", expected))
+        last = self.weight.shape[1:]
+        self.check_input(x, lambda shape: shape[-1:] == last, f"(..., {last[0]})")
         return x.linear(self.weight, self.bias)
 
     def extra_repr(self) -> str:
@@ -88,7 +87,7 @@ class _Conv(Module):
             raise ShapeError(message(name, got, "channels divisible by the groups"))
         kernel = _extents(kernel_size, self.axes, f"{name}: kernel_size")
         self.stride = _extents(stride, self.axes, f"{name}: stride")
-        self.padding = _extents(padding, self.axes, f"{name}: padding")
+        self.padding = _extents(padding, self.axes, f"{name}: padding", 0)
         self.dilation = _extents(dilation, self.axes, f"{name}: dilation")
         self.groups = groups
         shape = (out_channels, in_channels // groups, *kernel)
@@ -101,9 +100,11 @@ class _Conv(Module):
     def _check(self, x: Tensor) -> None:
         channels = self.weight.shape[0 if self.transposed else 1]
         channels *= 1 if self.transposed else self.groups
-        if len(x.shape) != self.axes + 2 or x.shape[1] != channels:
-            expected = f"(N, {channels}{', spatial' * self.axes})"
-            raise ShapeError(message(type(self).__name__, f"input {tuple(x.shape)}", expected))
+        self.check_input(
+            x,
+            lambda shape: len(shape) == self.axes + 2 and shape[1] == channels,
+            f"(N, {channels}{', spatial' * self.axes})",
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
@@ -173,7 +174,7 @@ class ConvTranspose2d(_Conv):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
-        self.output_padding = _extents(output_padding, 2, "ConvTranspose2d: output_padding")
+        self.output_padding = _extents(output_padding, 2, "ConvTranspose2d: output_padding", 0)
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
@@ -221,8 +222,8 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5) -> None:
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(message("Dropout", f"p={p}", "a probability"))
+        if not isinstance(p, (int, float)) or not 0.0 <= p <= 1.0:
+            raise ConfigError(message("Dropout", f"p={p!r}", "a probability"))
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
@@ -239,7 +240,7 @@ class _Pool(Module):
         name = type(self).__name__
         self.kernel_size = _extents(kernel_size, 2, f"{name}: kernel_size")
         self.stride = _extents(kernel_size if stride is None else stride, 2, f"{name}: stride")
-        self.padding = _extents(padding, 2, f"{name}: padding")
+        self.padding = _extents(padding, 2, f"{name}: padding", 0)
 
     def extra_repr(self) -> str:
         return f"{self.kernel_size}, stride={self.stride}, padding={self.padding}"

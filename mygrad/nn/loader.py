@@ -75,6 +75,9 @@ class DataLoader:
         drop_last: bool = False,
         seed: int = 0,
     ) -> None:
+        if not hasattr(dataset, "__len__"):
+            got = f"a dataset of type {type(dataset).__name__}"
+            raise DataError(message("DataLoader", got, "arrays, or len() and dataset[i]"))
         if batch_size < 1:
             raise DataError(message("DataLoader", f"batch_size {batch_size}", "at least 1"))
         plain = isinstance(dataset, (tuple, list)) and all(hasattr(a, "shape") for a in dataset)

@@ -7,10 +7,12 @@ attributes, so assigning one is all it takes, and `super().__init__()` is not ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mygrad import capture
+from mygrad.errors import DTypeError, ShapeError, message
+from mygrad.helpers import Shape
 from mygrad.nn import state
 from mygrad.tensor import Tensor
 
@@ -56,6 +58,20 @@ class Module:
             if tensors := self.state_dict().values():
                 Tensor.realize(*tensors)
         return self.forward(*args, **kwargs)
+
+    def check_input(self, x: Tensor, fits: Callable[[Shape], bool], expected: str) -> None:
+        """Refuse an input.
+
+        Raises:
+            DTypeError: it is no Tensor.
+            ShapeError: its shape does not fit.
+        """
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            got = f"input of type {type(x).__name__}"
+            raise DTypeError(message(name, got, "a Tensor", "wrap it: Tensor(...)"))
+        if not fits(x.shape):
+            raise ShapeError(message(name, f"input {x.shape}", expected))
 
     # --- what is inside ---------------------------------------------------------------------------
 

@@ -48,9 +48,11 @@ class _BatchNorm(Module):
         self.num_batches_tracked = init.buffer(Tensor.zeros(dtype=dt.int64)) if tracked else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x.shape) not in self.ranks or x.shape[1] != self.num_features:
-            expected = f"{' or '.join(map(str, self.ranks))} axes, {self.num_features} on axis 1"
-            raise ShapeError(message(type(self).__name__, f"input {tuple(x.shape)}", expected))
+        self.check_input(
+            x,
+            lambda shape: len(shape) in self.ranks and shape[1] == self.num_features,
+            f"{' or '.join(map(str, self.ranks))} axes, {self.num_features} on axis 1",
+        )
         if not self.training and self.running_mean is not None and self.running_var is not None:
             return self._normalize(x, self.running_mean, self.running_var)
         axes = tuple(i for i in range(len(x.shape)) if i != 1)
@@ -114,14 +116,14 @@ class _LastAxes(Module):
     def __init__(self, normalized_shape: int | Shape, eps: float, weight: bool, bias: bool) -> None:
         whole = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
         self.normalized_shape, self.eps = tuple(whole), eps
+        if not self.normalized_shape:
+            raise ShapeError(message(type(self).__name__, "normalized_shape ()", "an axis or more"))
         self.weight = init.constant(self.normalized_shape, 1.0) if weight else None
         self.bias = init.constant(self.normalized_shape, 0.0) if bias else None
 
     def _check(self, x: Tensor) -> None:
-        n = len(self.normalized_shape)
-        if tuple(x.shape[max(len(x.shape) - n, 0) :]) != self.normalized_shape:
-            expected = f"last axes {self.normalized_shape}"
-            raise ShapeError(message(type(self).__name__, f"input {tuple(x.shape)}", expected))
+        wanted = self.normalized_shape
+        self.check_input(x, lambda shape: shape[-len(wanted) :] == wanted, f"last axes {wanted}")
 
     def extra_repr(self) -> str:
         return f"{self.normalized_shape}, eps={self.eps}, affine={self.weight is not None}"
@@ -173,9 +175,8 @@ class GroupNorm(Module):
         self.bias = init.constant((num_channels,), 0.0) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x.shape) < 2 or x.shape[1] != self.num_channels:
-            expected = f"(N, {self.num_channels}, ...)"
-            raise ShapeError(message(type(self).__name__, f"input {tuple(x.shape)}", expected))
+        channels = self.num_channels
+        self.check_input(x, lambda shape: shape[1:2] == (channels,), f"(N, {channels}, ...)")
         return x.group_norm(self.num_groups, self.weight, self.bias, self.eps).cast(x.dtype)
 
     def extra_repr(self) -> str:

@@ -61,7 +61,7 @@ class Optimizer:
         gradients."""
 
     def _check(self, what: str, value: float, low: float, high: float = math.inf) -> None:
-        if not low <= value < high:
+        if not isinstance(value, (int, float)) or not low <= value < high:
             expected = f"{low:g} or more" if high == math.inf else f"{low:g} <= {what} < {high:g}"
             raise ConfigError(message(type(self).__name__, f"{what}={value}", expected))
 

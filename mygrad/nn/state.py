@@ -109,9 +109,9 @@ def load_state_dict(obj: object, state: Mapping[str, Any], strict: bool = True) 
             message("load_state_dict", got, "the names of the model", "or pass strict=False")
         )
     wrong = [
-        f"{name} {tuple(state[name].shape)} for {tuple(t.shape)}"
+        f"{name} {np.shape(state[name])} for {t.shape}"
         for name, t in own.items()
-        if name in state and tuple(state[name].shape) != tuple(t.shape)
+        if name in state and np.shape(state[name]) != t.shape
     ]
     if wrong:
         raise ShapeError(message("load_state_dict", _listed(wrong), "the shapes of the model"))
