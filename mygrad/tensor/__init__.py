@@ -1,21 +1,26 @@
 """The user's API: `Tensor`, a lazy array, in families of methods.
 
-    Base         making one, properties, values, assignment          base.py
+    Base         making one, properties, values, part in gradients    base.py
+    Conversion   cast, to, assign                                     conversion.py
     Creation     zeros, full, arange, eye, one_hot ...                creation.py
     Elementwise  operators, comparisons, rounding, where              elementwise.py
     Functions    exp, log, powers, hyperbolic functions               functions.py
     Special      erf, inverse trigonometric functions                 special.py
     Activation   relu, sigmoid, gelu ...                              activation.py
-    Movement     reshape, permute, pad, cat ...                       movement.py
+    Movement     reshape, permute, expand, split ...                  movement.py
+    Joining      cat, stack, roll, pad                                joining.py
     Reduce       sum, max, var, softmax, argmax, cumsum ...           reduce.py
-    Indexing     x[...], gather, scatter, sort ...                    indexing.py
+    Indexing     x[...], gather, scatter ...                          indexing.py
+    Ordering     sort, topk, searchsorted, unique ...                 ordering.py
     Linear       matmul, einsum ...                                   linear.py
-    Convolution  conv2d, pooling, interpolate                         convolution.py
+    Convolution  conv2d, conv_transpose2d ...                         convolution.py
+    Pooling      max_pool2d, avg_pool2d, interpolate ...              pooling.py
     Random       rand, randn, dropout ...                             random.py
     Losses       layernorm, attention, cross_entropy ...              losses.py
     Gradient     backward, gradient, no_grad                          gradient.py
 
-Each family stands on those above it, and uses nothing of those below.
+Each family stands on those above it, and uses nothing of those below. What they share is in nodes.py
+(broadcasting, checks), data.py (from Python and NumPy data) and mode.py (switches, marks of leaves).
 """
 
 from mygrad import capture

@@ -22,217 +22,37 @@ a file uses the methods of the files before it.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mygrad import capture, graph, numeric, realize
+from mygrad import capture, graph, realize
 from mygrad import dtype as dt
 from mygrad.capture import Lazy
 from mygrad.dtype import DType
-from mygrad.errors import DTypeError, GradientError, IndexRangeError, ShapeError, message
+from mygrad.errors import DTypeError, GradientError, ShapeError, message
 from mygrad.graph import Node
 from mygrad.helpers import Shape
 from mygrad.ops import Op
 from mygrad.runtime import device as devices
+from mygrad.tensor.data import source
 from mygrad.tensor.mode import Mark, mode
+from mygrad.tensor.nodes import (
+    Array,
+    DTypeLike,
+    Scalar,
+    cast_node,
+    check_axis,
+    is_scalar,
+    plain_number,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Array = np.ndarray[Any, Any]
-Scalar = bool | int | float
-DTypeLike = DType | str | type | np.dtype[Any]
-Axes = int | Sequence[int] | None
-bool_ = bool  # the class has a method of that name
-P = ParamSpec("P")
-R = TypeVar("R")
-
 _SMALL = 64  # elements that repr shows
-
-
-def axis_names(method: Callable[P, R]) -> Callable[P, R]:
-    """Let a method also take PyTorch's `dim=` for `axis=` and NumPy's `keepdims=` for
-    `keepdim=`."""
-
-    @functools.wraps(method)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        if "dim" in kwargs:
-            kwargs["axis"] = kwargs.pop("dim")
-        if "keepdims" in kwargs:
-            kwargs["keepdim"] = kwargs.pop("keepdims")
-        return method(*args, **kwargs)
-
-    return wrapper
-
-
-# --- nodes ----------------------------------------------------------------------------------------
-
-
-def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
-    """The shape that all of `shapes` can be expanded to, by NumPy's rules.
-
-    Raises:
-        ShapeError: there is none.
-    """
-    first = shapes[0]
-    if all(shape == first for shape in shapes):
-        return first
-    rank = max(map(len, shapes))
-    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
-    result = []
-    for extents in zip(*padded, strict=True):
-        wanted = {extent for extent in extents if extent != 1}
-        if len(wanted) > 1:
-            raise ShapeError(
-                message(
-                    name,
-                    f"shapes {' and '.join(map(str, shapes))}",
-                    "extents that are equal or 1, from the right",
-                    "reshape or expand one of them",
-                )
-            )
-        result.append(wanted.pop() if wanted else 1)
-    return tuple(result)
-
-
-def expand_node(node: Node, shape: Shape) -> Node:
-    """`node` broadcast to `shape`; a constant is made anew."""
-    if node.shape == shape:
-        return node
-    if node.op is Op.CONST:
-        return graph.const(node.arg, node.dtype, shape)
-    return graph.move(Op.EXPAND, node, shape)
-
-
-def reshape_node(node: Node, shape: Shape) -> Node:
-    """`node` in another shape of as many elements; a constant is made anew."""
-    if node.shape == shape:
-        return node
-    if node.op is Op.CONST:
-        return graph.const(node.arg, node.dtype, shape)
-    return graph.move(Op.RESHAPE, node, shape)
-
-
-def cast_node(node: Node, dtype: DType) -> Node:
-    """`node` as `dtype`; a whole number as a float constant is made anew."""
-    if node.op is Op.CONST and dtype.is_float and not node.dtype.is_float and abs(node.arg) <= 256:
-        return graph.const(node.arg, dtype, node.shape)  # exact in every float type
-    return graph.cast(node, dtype)
-
-
-def check_axis(name: str, axis: int, rank: int) -> int:
-    """`axis` counted from the front.
-
-    Raises:
-        IndexRangeError: there is no such axis.
-    """
-    if not -rank <= axis < rank:
-        raise IndexRangeError(
-            message(
-                name,
-                f"axis {axis}",
-                f"{-rank} <= axis < {rank}" if rank else "a tensor with axes",
-                f"the tensor has {rank} axes",
-            )
-        )
-    return int(axis) + rank if axis < 0 else int(axis)
-
-
-def check_axes(name: str, axes: Axes, rank: int) -> tuple[int, ...]:
-    """All of `axes` counted from the front, sorted; None stands for all axes."""
-    if axes is None:
-        return tuple(range(rank))
-    if isinstance(axes, (int, np.integer)):
-        return (check_axis(name, int(axes), rank),)
-    found = tuple(sorted(check_axis(name, axis, rank) for axis in axes))
-    if len(set(found)) != len(found):
-        raise ShapeError(message(name, f"axes {tuple(axes)}", "distinct axes"))
-    return found
-
-
-def check_shape(name: str, shape: Iterable[int]) -> Shape:
-    """Extents as a tuple of non-negative integers."""
-    found = tuple(shape)
-    for extent in found:
-        if isinstance(extent, (bool, float)) or not hasattr(extent, "__index__"):
-            raise ShapeError(message(name, f"shape {found}", "integers as extents"))
-        if extent < 0:
-            raise ShapeError(message(name, f"shape {found}", "extents of 0 or more"))
-    return tuple(int(extent) for extent in found)
-
-
-def is_scalar(value: object) -> bool:
-    """Whether `value` is a number of Python or NumPy."""
-    return isinstance(value, (bool, int, float, np.number, np.bool_)) and not isinstance(
-        value, np.complexfloating
-    )
-
-
-def _plain(value: Any) -> Scalar:
-    """A Python number."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-# --- data -----------------------------------------------------------------------------------------
-
-
-def _array_of(data: Any) -> Array:
-    """Nested lists, NumPy arrays and whatever NumPy understands, as an array of numbers."""
-    weak = isinstance(data, (list, tuple, range))
-    if weak and any(isinstance(x, Base) for x in data):
-        data = [x.numpy() if isinstance(x, Base) else x for x in data]
-    try:
-        array = np.asarray(data)
-    except ValueError as error:
-        raise ShapeError(
-            message(
-                "Tensor",
-                "nested lists of unequal lengths",
-                "a rectangular array",
-                f"pad the rows ({error})",
-            )
-        ) from None
-    if array.dtype.kind not in "biuf" and "bfloat16" not in str(array.dtype):
-        raise DTypeError(
-            message(
-                "Tensor",
-                f"data of type {array.dtype}",
-                "bool, integers or floats",
-                "use the real and imaginary parts"
-                if array.dtype.kind == "c"
-                else "convert it to numbers first",
-            )
-        )
-    if weak and array.dtype == np.float64 and not any(isinstance(x, np.ndarray) for x in data):
-        return array.astype(dt.default_float.storage)
-    return array
-
-
-def _source(data: Any, dtype: DType | None, device: str | None) -> Node:
-    """The node of new data: a constant for a number, else a buffer."""
-    if is_scalar(data):
-        kind = dt.parse(data.dtype) if isinstance(data, np.generic) else dt.of_scalar(data)
-        value = _plain(data)
-        if dtype is not None and not dtype.is_float and kind.is_float:
-            value = numeric.cast(np.asarray(value), dtype).item()
-        node = graph.const(value, dtype or kind)
-        return node if device is None or device == devices.default() else graph.copy(node, device)
-    array = _array_of(data)
-    if dtype is None:
-        dtype = dt.parse(array.dtype)
-    elif array.dtype.kind == "f" and not dtype.is_float:
-        array = numeric.cast(array, dtype)
-    elif str(array.dtype) == "bfloat16":
-        array = array.astype(np.float32)
-    if array.dtype == object:
-        raise DTypeError(message("Tensor", "integers beyond 64 bits", f"values of {dtype.name}"))
-    return realize.from_numpy(array, dtype, device)
-
-
-# --- the class ------------------------------------------------------------------------------------
+bool_ = bool  # the class of number types has a method of that name
 
 
 class Base(Lazy):
@@ -280,7 +100,7 @@ class Base(Lazy):
             node = node if kind is None else cast_node(node, kind)
             node = node if place is None or place == data.device else graph.copy(node, place)
         else:
-            node = _source(data, kind, place)
+            node = source(data, kind, place)
         super().__init__(node)
         self._carries, self._frozen = carries and node.dtype.is_float, False
         self._mark, self.grad = None, None
@@ -312,7 +132,7 @@ class Base(Lazy):
             return value  # type: ignore[return-value]
         if is_scalar(value):
             return self._wrap(
-                graph.const(_plain(value), dt.promote_scalar(self.dtype, _plain(value)))
+                graph.const(plain_number(value), dt.promote_scalar(self.dtype, plain_number(value)))
             )
         return type(self)(value, device=self.node.device)
 
@@ -520,145 +340,6 @@ class Base(Lazy):
         """Give the memory of the values back now; reading them later is an error."""
         if self._node.op is Op.BUFFER:
             self._node.arg.free("free() was called on it")
-
-    # --- conversion ---
-
-    def cast(self, dtype: DTypeLike) -> Self:
-        """The values converted to `dtype`: floats to integers truncate and saturate, NaN becomes 0.
-
-        >>> Tensor([1.7, -1.7]).cast("int32").tolist()
-        [1, -1]
-        """
-        target = dt.parse(dtype)
-        return self if target is self.dtype else self._map(cast_node(self._operand(), target))
-
-    def bitcast(self, dtype: DTypeLike) -> Self:
-        """The bits of each element read as a `dtype` of the same size; carries no gradient."""
-        return self._wrap(graph.bitcast(self.node, dt.parse(dtype)))
-
-    def float(self) -> Self:
-        """Cast to float32."""
-        return self.cast(dt.float32)
-
-    def double(self) -> Self:
-        """Cast to float64."""
-        return self.cast(dt.float64)
-
-    def half(self) -> Self:
-        """Cast to float16."""
-        return self.cast(dt.float16)
-
-    def bfloat16(self) -> Self:
-        """Cast to bfloat16."""
-        return self.cast(dt.bfloat16)
-
-    def int(self) -> Self:
-        """Cast to int32."""
-        return self.cast(dt.int32)
-
-    def long(self) -> Self:
-        """Cast to int64."""
-        return self.cast(dt.int64)
-
-    def bool(self) -> Self:
-        """Whether each element is not zero."""
-        return self.cast(dt.bool_)
-
-    def to(self, target: Any) -> Self:
-        """The values on another device, or as another dtype; itself if nothing changes.
-
-        Raises:
-            DeviceError: an unknown device.
-        """
-        if not isinstance(target, str):
-            return self.cast(target)
-        name = devices.canonical(target)
-        if name == self.device:
-            return self
-        return self._map(graph.copy(self._operand(), name))
-
-    def contiguous(self) -> Self:
-        """The same values, in memory of their own: a kernel boundary on request."""
-        return self._map(graph.contiguous(self._operand()))
-
-    def clone(self) -> Self:
-        """A new tensor of the same value; gradients flow through."""
-        return self._map(self._operand())
-
-    # --- assignment ---
-
-    def assign(self, value: Any) -> Self:
-        """Give this tensor the value of another; other tensors never change.
-
-        A leaf stays a leaf. Otherwise the tensor carries gradients if the value does, unless it was
-        made with requires_grad=False.
-
-        Raises:
-            ShapeError, DTypeError: value of another shape or type; nothing is converted silently.
-            DeviceError: value on another device.
-        """
-        source = (
-            value if isinstance(value, Base) else type(self)(value, self.dtype, self.node.device)
-        )
-        if source.shape != self.shape:
-            raise ShapeError(
-                message("assign", f"shape {source.shape}", f"{self.shape}", "expand it first")
-            )
-        if source.dtype is not self.dtype:
-            raise DTypeError(
-                message(
-                    "assign",
-                    source.dtype.name,
-                    self.dtype.name,
-                    f"cast with .cast({self.dtype.name!r})",
-                )
-            )
-        _check_same_device("assign", source, self)
-        self._set(source)
-        return self
-
-    def _set(self, source: Base) -> None:
-        """Take over the value of `source` (same shape, dtype and device)."""
-        node = source._operand()
-        if self._frozen or (self._carries and self.is_leaf):
-            node = graph.detach(node) if source._carries else node
-        else:
-            self._carries, self._mark = source._carries and mode.gradients, None
-        self.node = node
-
-    def replace(self, value: Base) -> Self:
-        """Like `assign`, but the other's shape, type and device are taken over as well."""
-        self._set(value)
-        return self
-
-    def __deepcopy__(self, memo: dict[Any, Any]) -> Self:
-        copied = self._wrap(self.node)
-        memo[id(self)] = copied
-        if self._frozen or (self._carries and self.is_leaf):
-            copied.requires_grad = self._carries
-        return copied
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        asked = self._carries if self._frozen or self.is_leaf else None
-        return _unpickle, (type(self), self.numpy(), self.dtype, self.device, asked)
-
-
-def _unpickle(
-    cls: type[Base], values: Array, dtype: DType, device: str, asked: bool | None
-) -> Base:
-    return cls(values, dtype, device, requires_grad=asked)
-
-
-def _check_same_device(name: str, a: Base, b: Base) -> None:
-    if a.node.device is not None and b.node.device is not None and a.node.device != b.node.device:
-        raise devices.DeviceError(
-            message(
-                name,
-                f"tensors on {a.device} and {b.device}",
-                "one device",
-                f"move one with .to({b.device!r})",
-            )
-        )
 
 
 def realize_values(node: Node) -> Array:

@@ -3,7 +3,6 @@ is summed."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,10 @@ from mygrad import dtype as dt
 from mygrad import graph
 from mygrad.errors import ShapeError, message
 from mygrad.graph import Node
-from mygrad.helpers import Shape, prod
+from mygrad.helpers import Shape
 from mygrad.ops import Op
-from mygrad.tensor.base import cast_node, expand_node, reshape_node
 from mygrad.tensor.linear import Linear
+from mygrad.tensor.nodes import cast_node, expand_node, reshape_node
 from mygrad.tensor.reduce import accumulator
 
 if TYPE_CHECKING:
@@ -110,13 +109,13 @@ class Convolution(Linear):
                 ._conv(rank, weight, bias, stride, padding, dilation, groups)
                 .squeeze(0)
             )
-        _check_channels(name, rank, self.shape, weight.shape, groups, weight.shape[1] * groups)
+        _check_channels(name, rank, self.shape, weight.shape, groups)
         strides, dilations = sizes_of(name, stride, rank), sizes_of(name, dilation, rank)
         kernel = weight.shape[2:]
         pairs = _padding_pairs(name, padding, kernel, strides, dilations)
         x, w, kind = self._wide_pair(weight)
         x = graph.move(Op.PAD, x, ((0, 0), (0, 0), *pairs))
-        _check_window(name, x.shape[2:], kernel, dilations)
+        check_window(name, x.shape[2:], kernel, dilations)
         x = windows(x, 2, kernel, strides, dilations)
         product = _multiply_channels(x, w, groups)
         return self._finish_conv(product, weight, bias, kind)
@@ -134,7 +133,12 @@ class Convolution(Linear):
         n, groups, per_group, *spatial = node.shape
         node = reshape_node(node, (n, groups * per_group, *spatial))
         result = self._wrap(graph.cast(node, kind), self._carries or weight._carries)
-        return result if bias is None else result + bias.reshape(-1, *(1,) * rank)
+        if bias is None:
+            return result
+        if bias.shape != (groups * per_group,):
+            got = f"bias {bias.shape} for {groups * per_group} output channels"
+            raise ShapeError(message(f"conv{rank}d", got, "one number for each"))
+        return result + bias.reshape(-1, *(1,) * rank)
 
     def conv_transpose2d(
         self,
@@ -191,7 +195,7 @@ class Convolution(Linear):
                 )
                 .squeeze(0)
             )
-        _check_channels(name, rank, self.shape, weight.shape, groups, weight.shape[0])
+        _check_channels(name, rank, self.shape, weight.shape, groups)
         strides, dilations = sizes_of(name, stride, rank), sizes_of(name, dilation, rank)
         pads, extra = sizes_of(name, padding, rank), sizes_of(name, output_padding, rank)
         kernel = weight.shape[2:]
@@ -219,203 +223,13 @@ class Convolution(Linear):
         w = reshape_node(w, (groups * per_group, channels // groups, *kernel))
         return self._finish_conv(_multiply_channels(x, w, groups), weight, bias, kind)
 
-    # --- pooling ---
 
-    def _pool(
-        self,
-        name: str,
-        kernel_size: Sizes,
-        stride: Sizes | None,
-        padding: Sizes,
-        dilation: Sizes,
-        fill: float | int,
-        rank: int,
-    ) -> Node:
-        """Windows (.., o1, k1, o2, k2) of the last axes, padded with `fill`."""
-        kernel = sizes_of(name, kernel_size, rank)
-        strides = kernel if stride is None else sizes_of(name, stride, rank)
-        pads, dilations = sizes_of(name, padding, rank), sizes_of(name, dilation, rank)
-        if self.ndim < rank:
-            raise ShapeError(message(name, f"shape {self.shape}", f"at least {rank} axes"))
-        if any(2 * p > k for p, k in zip(pads, kernel, strict=True)):
-            raise ShapeError(
-                message(name, f"padding {pads} for windows of {kernel}", "at most half a window")
-            )
-        lead = self.ndim - rank
-        x = self._pad_constant([(0, 0)] * lead + [(p, p) for p in pads], fill)
-        _check_window(name, x.shape[lead:], kernel, dilations)
-        return windows(x._operand(), lead, kernel, strides, dilations)
-
-    def _pooled(self, node: Node, op: Op, rank: int) -> Node:
-        lead = self.ndim - rank
-        return graph.reduce(op, node, tuple(lead + 1 + 2 * i for i in range(rank)))
-
-    def max_pool2d(
-        self,
-        kernel_size: Sizes = 2,
-        stride: Sizes | None = None,
-        padding: Sizes = 0,
-        dilation: Sizes = 1,
-    ) -> Self:
-        """The greatest element of each window of the last two axes; padding never wins.
-
-        Raises:
-            ShapeError: a window larger than the padded input.
-        """
-        node = self._pool("max_pool2d", kernel_size, stride, padding, dilation, self.dtype.min, 2)
-        return self._map(self._pooled(node, Op.MAX, 2))
-
-    def max_pool1d(
-        self,
-        kernel_size: Sizes = 2,
-        stride: Sizes | None = None,
-        padding: Sizes = 0,
-        dilation: Sizes = 1,
-    ) -> Self:
-        """The greatest element of each window of the last axis."""
-        node = self._pool("max_pool1d", kernel_size, stride, padding, dilation, self.dtype.min, 1)
-        return self._map(self._pooled(node, Op.MAX, 1))
-
-    def avg_pool2d(
-        self,
-        kernel_size: Sizes = 2,
-        stride: Sizes | None = None,
-        padding: Sizes = 0,
-        count_include_pad: bool = True,
-    ) -> Self:
-        """The mean of each window of the last two axes; padding counts as zeros, or not at all."""
-        return self._avg_pool("avg_pool2d", kernel_size, stride, padding, count_include_pad, 2)
-
-    def avg_pool1d(
-        self,
-        kernel_size: Sizes = 2,
-        stride: Sizes | None = None,
-        padding: Sizes = 0,
-        count_include_pad: bool = True,
-    ) -> Self:
-        """The mean of each window of the last axis."""
-        return self._avg_pool("avg_pool1d", kernel_size, stride, padding, count_include_pad, 1)
-
-    def _avg_pool(
-        self,
-        name: str,
-        kernel_size: Sizes,
-        stride: Sizes | None,
-        padding: Sizes,
-        count_include_pad: bool,
-        rank: int,
-    ) -> Self:
-        x = self._as_float()
-        wide = x.cast(accumulator(x.dtype))
-        node = wide._pool(name, kernel_size, stride, padding, 1, 0, rank)
-        total = wide._map(wide._pooled(node, Op.ADD, rank))
-        if count_include_pad or not any(sizes_of(name, padding, rank)):
-            return (total / prod(sizes_of(name, kernel_size, rank))).cast(x.dtype)
-        ones = wide.ones_like()
-        counts = ones._wrap(
-            ones._pooled(ones._pool(name, kernel_size, stride, padding, 1, 0, rank), Op.ADD, rank)
-        )
-        return (total / counts).cast(x.dtype)
-
-    def adaptive_avg_pool2d(self, output_size: Sizes = 1) -> Self:
-        """The last two axes to given extents: output i is the mean from floor(i L / O) to ceil((i +
-        1) L / O)."""
-        result = self
-        for axis, out in zip(
-            (-2, -1), sizes_of("adaptive_avg_pool2d", output_size, 2), strict=True
-        ):
-            result = result._adaptive_average(self.ndim + axis, out)
-        return result
-
-    def _adaptive_average(self, axis: int, out: int) -> Self:
-        n = self.shape[axis]
-        if n % out == 0:
-            return self.unflatten(axis, (out, n // out)).mean(axis + 1)
-        # a matrix of weights: row i is 1 / count inside of its stretch
-        weights = [
-            [
-                1 / (-(-(i + 1) * n // out) - i * n // out)
-                if i * n // out <= j < -(-(i + 1) * n // out)
-                else 0.0
-                for j in range(n)
-            ]
-            for i in range(out)
-        ]
-        matrix = type(self)(weights, self._as_float().dtype, self.node.device)
-        return self._as_float().movedim(axis, -1).matmul(matrix.T).movedim(-1, axis)
-
-    def interpolate(
-        self,
-        size: Sizes | None = None,
-        scale_factor: float | None = None,
-        mode: str = "nearest",
-        align_corners: bool = False,
-    ) -> Self:
-        """The axes after the first two to other extents. mode "nearest" repeats, "linear"
-        ("bilinear") weighs the two nearest by distance, with pixel centres at i + 1/2, or at the
-        corners if align_corners.
-
-        Raises:
-            ShapeError: neither size nor scale, or an unknown mode.
-        """
-        rank = self.ndim - 2
-        if rank < 1 or (size is None) == (scale_factor is None):
-            raise ShapeError(
-                message(
-                    "interpolate",
-                    f"shape {self.shape}, size {size}, scale {scale_factor}",
-                    "(N, C, ..) and either a size or a scale",
-                )
-            )
-        if mode not in ("nearest", "linear", "bilinear", "trilinear"):
-            raise ShapeError(message("interpolate", f"mode {mode!r}", "'nearest' or 'linear'"))
-        if size is None:
-            assert scale_factor is not None
-            size = [math.floor(n * scale_factor) for n in self.shape[2:]]
-        result = self
-        for i, out in enumerate(sizes_of("interpolate", size, rank)):
-            nearest = mode == "nearest"
-            result = (
-                result._resize_nearest(i + 2, out)
-                if nearest
-                else result._resize_linear(i + 2, out, align_corners)
-            )
-        return result
-
-    def _resize_nearest(self, axis: int, out: int) -> Self:
-        n = self.shape[axis]
-        if n == out:
-            return self
-        if n and out % n == 0:
-            return self.repeat_interleave(out // n, axis)
-        return self.index_select(axis, [i * n // out for i in range(out)])
-
-    def _resize_linear(self, axis: int, out: int, align_corners: bool) -> Self:
-        n = self.shape[axis]
-        if n == out:
-            return self
-        if align_corners:
-            places = [i * (n - 1) / max(out - 1, 1) for i in range(out)]
-        else:
-            places = [max((i + 0.5) * n / out - 0.5, 0.0) for i in range(out)]
-        low = [min(int(p), n - 1) for p in places]
-        high = [min(i + 1, n - 1) for i in low]
-        shape = (out, *(1,) * (self.ndim - axis - 1))
-        weight = type(self)(
-            [p - i for p, i in zip(places, low, strict=True)],
-            self._as_float().dtype,
-            self.node.device,
-        ).reshape(shape)
-        left, right = self.index_select(axis, low), self.index_select(axis, high)
-        return left * (1 - weight) + right * weight
-
-
-def _check_channels(name: str, rank: int, x: Shape, w: Shape, groups: int, channels: int) -> None:
+def _check_channels(name: str, rank: int, x: Shape, w: Shape, groups: int) -> None:
     if len(x) != rank + 2 or len(w) != rank + 2:
         raise ShapeError(
             message(name, f"x {x} and weight {w}", f"{rank + 2} axes each (x may lack the first)")
         )
-
+    channels = w[0] if "transpose" in name else w[1] * groups
     if groups < 1 or x[1] != channels or w[0] % groups:
         raise ShapeError(
             message(
@@ -426,7 +240,7 @@ def _check_channels(name: str, rank: int, x: Shape, w: Shape, groups: int, chann
         )
 
 
-def _check_window(
+def check_window(
     name: str, extents: Shape, kernel: Sequence[int], dilations: Sequence[int]
 ) -> None:
     for n, k, d in zip(extents, kernel, dilations, strict=True):

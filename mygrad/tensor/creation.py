@@ -13,9 +13,10 @@ from mygrad.graph import Node
 from mygrad.helpers import Shape, ceildiv
 from mygrad.ops import Op
 from mygrad.runtime import device as devices
-from mygrad.tensor.base import (
+from mygrad.tensor.base import Base
+from mygrad.tensor.conversion import Conversion
+from mygrad.tensor.nodes import (
     Array,
-    Base,
     DTypeLike,
     Scalar,
     cast_node,
@@ -46,7 +47,7 @@ def positions(shape: Shape, axis: int, dtype: DType = dt.index) -> Node:
     return expand_node(along(graph.iota(shape[axis], dtype), axis, len(shape)), shape)
 
 
-class Creation(Base):
+class Creation(Conversion):
     """Constants, ranges and other tensors that are given by a formula."""
 
     __slots__ = ()

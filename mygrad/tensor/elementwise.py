@@ -13,8 +13,9 @@ from mygrad.dtype import DType
 from mygrad.errors import DTypeError, message
 from mygrad.graph import Node
 from mygrad.ops import Op
-from mygrad.tensor.base import Base, Scalar, broadcast_shapes, cast_node, expand_node, is_scalar
+from mygrad.tensor.base import Base
 from mygrad.tensor.creation import Creation
+from mygrad.tensor.nodes import Scalar, broadcast_shapes, cast_node, expand_node, is_scalar
 
 if TYPE_CHECKING:
     from typing_extensions import Self

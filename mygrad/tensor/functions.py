@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from mygrad import dtype as dt
 from mygrad.errors import DTypeError, message
 from mygrad.ops import Op
-from mygrad.tensor.base import Base, Scalar, is_scalar
+from mygrad.tensor.base import Base
 from mygrad.tensor.elementwise import Elementwise
+from mygrad.tensor.nodes import Scalar, is_scalar
 
 if TYPE_CHECKING:
     from typing_extensions import Self

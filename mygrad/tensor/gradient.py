@@ -17,9 +17,10 @@ from mygrad.autograd.gradient import gradient as gradient_nodes
 from mygrad.errors import DTypeError, GradientError, ShapeError, message
 from mygrad.graph import Node
 from mygrad.ops import Op
-from mygrad.tensor.base import Base, cast_node, check_carries
+from mygrad.tensor.base import Base, check_carries
 from mygrad.tensor.losses import Losses
 from mygrad.tensor.mode import Mark, Switch, differentiated, enable_grad, mode, no_grad
+from mygrad.tensor.nodes import cast_node
 
 if TYPE_CHECKING:
     from typing_extensions import Self

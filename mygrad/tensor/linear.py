@@ -11,8 +11,9 @@ from mygrad import graph
 from mygrad.errors import ShapeError, message
 from mygrad.graph import Node
 from mygrad.ops import Op
-from mygrad.tensor.base import Base, broadcast_shapes, cast_node, expand_node, reshape_node
-from mygrad.tensor.indexing import Indexing
+from mygrad.tensor.base import Base
+from mygrad.tensor.nodes import broadcast_shapes, cast_node, expand_node, reshape_node
+from mygrad.tensor.ordering import Ordering
 from mygrad.tensor.reduce import accumulator
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def _product(a: Node, b: Node) -> Node:
     return graph.reduce(Op.ADD, graph.alu(Op.MUL, left, expand_node(right, full)), (len(full) - 2,))
 
 
-class Linear(Indexing):
+class Linear(Ordering):
     """matmul, linear, outer, einsum."""
 
     __slots__ = ()

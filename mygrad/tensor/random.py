@@ -23,9 +23,9 @@ from mygrad.graph import Node
 from mygrad.helpers import Shape, prod
 from mygrad.ops import Op
 from mygrad.runtime import device as devices
-from mygrad.tensor.base import Array, DTypeLike, axis_names, expand_node, reshape_node
-from mygrad.tensor.convolution import Convolution
 from mygrad.tensor.creation import shape_of
+from mygrad.tensor.nodes import Array, DTypeLike, axis_names, expand_node, reshape_node
+from mygrad.tensor.pooling import Pooling
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -81,7 +81,7 @@ def threefry(
     return x, y
 
 
-class Random(Convolution):
+class Random(Pooling):
     """rand, randn, randint, dropout and relatives. `manual_seed` makes the numbers repeatable."""
 
     __slots__ = ()

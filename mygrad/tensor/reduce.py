@@ -17,7 +17,10 @@ from mygrad.errors import DTypeError, ShapeError, message
 from mygrad.graph import Node
 from mygrad.helpers import Shape, prod
 from mygrad.ops import Op
-from mygrad.tensor.base import (
+from mygrad.tensor.creation import positions
+from mygrad.tensor.elementwise import flip_order
+from mygrad.tensor.joining import Joining
+from mygrad.tensor.nodes import (
     Axes,
     DTypeLike,
     axis_names,
@@ -26,9 +29,6 @@ from mygrad.tensor.base import (
     check_axis,
     reshape_node,
 )
-from mygrad.tensor.creation import positions
-from mygrad.tensor.elementwise import flip_order
-from mygrad.tensor.movement import Movement
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,7 +51,7 @@ def kept(shape: Shape, axes: tuple[int, ...]) -> Shape:
     return tuple(1 if a in axes else n for a, n in enumerate(shape))
 
 
-class Reduce(Movement):
+class Reduce(Joining):
     """sum, max, mean, var, softmax, argmax, cumsum and relatives."""
 
     __slots__ = ()
