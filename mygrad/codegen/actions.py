@@ -289,6 +289,7 @@ class Stage:
         """The schedule after the action."""
         for name in (self.at, *self.layout):
             s.loop(name, "Stage")
+        _refuse(not self.layout, self, "there is nothing to copy without a loop to copy over")
         _refuse(s.loop(self.at).is_tile, self, "a copy cannot run inside of a tile")
         _refuse(s.kernel.buffers[self.slot].written, self, "the buffer is written by this kernel")
         _refuse(any(t.slot == self.slot for t in s.stages), self, "the buffer is staged already")

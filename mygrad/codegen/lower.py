@@ -34,6 +34,7 @@ from mygrad.expr import (
     const,
     equal,
     free_axes,
+    less,
     load,
     rebuild,
     reduce,
@@ -176,7 +177,8 @@ class Placer:
             )
         nests: dict[LoopAxis, Scope] = {}
         at.copies.append((staged.scratch, nests))
-        scope = at.inside(sorted(staged.layout, key=lambda p: p.is_tile), nests)
+        loops = sorted(staged.layout, key=lambda p: (p.is_tile, self.order[p.axis]))
+        scope = at.inside(loops, nests)
         src = tuple(self.place(e, scope) for e in staged.load.src)
         scope.leaves.append(Put(staged.scratch.name, staged.index, rebuild(staged.load, src)))
 
@@ -247,9 +249,12 @@ class Placer:
         here = self.place(part, scope)
         before = load(store.slot, store.value.dtype, index)
         first, last = const(True, dt.bool_), const(True, dt.bool_)
-        for p in outside:
-            first = both(first, equal(p.axis, const(0)))
-            last = both(last, equal(p.axis, const(p.extent - 1)))
+        for root in {p.root: None for p in outside}:
+            parts = [p for p in outside if p.root is root]
+            position = sum((p.axis * p.stride for p in parts), start=const(0))
+            after = position + min(p.stride for p in parts)
+            first = both(first, equal(position, const(0)))
+            last = both(last, less(const(root.arg[1] - 1), after))
         total = combine(op, before, here)
         name = self.fresh("x")
         scope.values[e] = var(name, e.dtype)
