@@ -6,7 +6,7 @@ fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from mygrad.errors import ConfigError, ShapeError, message
 from mygrad.helpers import prod
@@ -67,7 +67,7 @@ class _Conv(Module):
     """Cross-correlation over the last `axes` axes: (N, in, *spatial) -> (N, out, *spatial')."""
 
     axes: int
-    operation: Callable[..., Tensor]  # the Tensor method
+    operation: Any  # the method of Tensor
     transposed = False
 
     def __init__(
@@ -108,7 +108,7 @@ class _Conv(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        return type(self).operation(
+        result: Tensor = type(self).operation(
             x,
             self.weight,
             self.bias,
@@ -117,6 +117,7 @@ class _Conv(Module):
             dilation=self.dilation,
             padding=self.padding,
         )
+        return result
 
     def extra_repr(self) -> str:
         kernel = self.weight.shape[2:]

@@ -296,19 +296,19 @@ def clip_grad_norm_(
     Raises:
         GradientError: no parameter has a gradient.
     """
-    owners = [p for p in parameters if p.grad is not None]
-    if not owners:
+    gradients = [(p, p.grad) for p in parameters if p.grad is not None]
+    if not gradients:
         remedy = "call loss.backward() first"
         raise GradientError(message("clip_grad_norm_", "no gradients", "at least one", remedy))
     with Tensor.no_grad():
-        sizes = [_power_sum(p.grad.cast(dt.float32), norm_type) for p in owners]
+        sizes = [_power_sum(g.cast(dt.float32), norm_type) for _, g in gradients]
         total = sizes[0]
         for size in sizes[1:]:
             total = total.maximum(size) if norm_type == math.inf else total + size
         norm = _root(total, norm_type)
         factor = (max_norm / (norm + 1e-6)).minimum(1.0).contiguous()
-        for p in owners:
-            p.grad = p.grad * factor.cast(p.grad.dtype)
+        for p, g in gradients:
+            p.grad = g * factor.cast(g.dtype)
     return norm
 
 

@@ -58,7 +58,9 @@ class Losses(Random):
         result = centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
         return result._affine(weight, bias).cast(self.dtype)
 
-    def rms_norm(self, weight: Self | None = None, eps: float = 1e-6, axis: int = -1) -> Self:
+    def rms_norm(
+        self, weight: Self | None = None, eps: float = 1e-6, axis: int | Sequence[int] = -1
+    ) -> Self:
         """x / sqrt(mean of x^2 + eps) (Zhang and Sennrich 2019), times weight."""
         x = self.cast(accumulator(self.dtype))
         result = x * (x.square().mean(axis, keepdim=True) + eps).rsqrt()
