@@ -14,7 +14,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ def _binaries(kernels: Sequence[Kernel], runtime: Runtime) -> list[tuple[Program
     for i, made in zip(missing, compiled, strict=True):
         found[i] = made
         disk.put(keys[i], _pack(*made))
-    return found  # type: ignore[return-value]
+    # what runtimes ask about arguments (which are written) stands in the kernel
+    return [(replace(e[0], kernel=k), e[1]) for k, e in zip(kernels, found, strict=True) if e]
 
 
 def _compile(kernel: Kernel, runtime: Runtime) -> tuple[Program, bytes]:
