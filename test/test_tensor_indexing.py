@@ -225,6 +225,7 @@ def test_gather() -> None:
 
 
 @pytest.mark.parametrize("mode", ["set", "add", "mul"])
+@pytest.mark.filterwarnings("ignore:The reduce argument")
 def test_scatter(mode: str) -> None:
     index = np.array(
         [[0, 2, 1, 0], [2, 0, 0, 1]]

@@ -117,6 +117,7 @@ CONVOLUTIONS = [
 
 
 @pytest.mark.parametrize(("x", "w", "kwargs"), CONVOLUTIONS)
+@pytest.mark.filterwarnings("ignore:Using padding")
 def test_conv2d(x: tuple[int, ...], w: tuple[int, ...], kwargs: dict[str, Any]) -> None:
     if len(x) == 3:
         x = (3, 6, 7)

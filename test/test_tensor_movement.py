@@ -60,6 +60,7 @@ def test_like_pytorch(name: str) -> None:
 
 JOINS: dict[str, Callable[..., Any]] = {
     "cat": lambda m, a, b, c: m.cat([a, b, c], dim=1),
+    "cat positional": lambda m, a, b, c: m.cat([a, b, c], 1),
     "cat -1": lambda m, a, b, c: m.cat([a, a, a], dim=-1),
     "stack": lambda m, a, b, c: m.stack([a, a * 2], dim=1),
     "stack end": lambda m, a, b, c: m.stack([b, b], dim=-1),

@@ -19,8 +19,9 @@
     Losses       layernorm, attention, cross_entropy ...              losses.py
     Gradient     backward, gradient, no_grad                          gradient.py
 
-Each family stands on those above it, and uses nothing of those below. What they share is in nodes.py
-(broadcasting, checks), data.py (from Python and NumPy data) and mode.py (switches, marks of leaves).
+Each family stands on those above it, and uses nothing of those below. What they share is in
+nodes.py (broadcasting, checks), data.py (from Python and NumPy data) and mode.py (switches, marks
+of leaves).
 """
 
 from mygrad import capture

@@ -127,14 +127,20 @@ class Gradient(Losses):
 Computed = list[tuple[Node, Mark, Node]]  # (expression, mark, the value computed from it)
 
 
+def _origin(node: Node) -> Node | None:
+    return node.arg.origin if node.op is Op.DETACH and node.arg is not None else None
+
+
 def _look_through(roots: Sequence[Node]) -> tuple[list[Node], Computed]:
     """The graph with every computed value replaced by the expression it came from."""
+    if not any(_origin(node) for node in graph.toposort(roots)):
+        return list(roots), []
     done: dict[Node, Node] = {}
     computed: Computed = []
     work = list(reversed(roots))
     while work:
         node = work[-1]
-        origin = node.arg.origin if node.op is Op.DETACH and node.arg is not None else None
+        origin = _origin(node)
         src = node.src if origin is None else (origin,)
         missing = [s for s in src if s not in done]
         if missing and node not in done:

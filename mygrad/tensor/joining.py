@@ -39,8 +39,12 @@ class Joining(Movement):
 
     @axis_names
     def cat(self, *others: Self, axis: int = 0) -> Self:
-        """Joined along an axis: `a.cat(b, c)` or `Tensor.cat([a, b, c])`; types are promoted."""
-        tensors = _listed(self, others)
+        """Joined along an axis: `a.cat(b, c)` or `Tensor.cat([a, b, c], axis)`; types are promoted.
+
+        Raises:
+            ShapeError: extents differ on another axis.
+        """
+        tensors, axis = _listed(self, others, axis)
         first = tensors[0]
         axis = check_axis("cat", axis, first.ndim)
         for t in tensors:
@@ -57,19 +61,18 @@ class Joining(Movement):
         kind = first.dtype
         for t in tensors:
             kind = dt.promote(kind, t.dtype)
-        nodes = [cast_node(t._operand(), kind) for t in tensors if t.shape[axis]] or [
-            first._operand()
-        ]
+        filled = [t for t in tensors if t.shape[axis]] or [first]
+        nodes = [cast_node(t._operand(), kind) for t in filled]
         return first._wrap(_join(nodes, axis), any(t._carries for t in tensors))
 
     @axis_names
     def stack(self, *others: Self, axis: int = 0) -> Self:
-        """Joined along a new axis: `a.stack(b)` or `Tensor.stack([a, b])`.
+        """Joined along a new axis: `a.stack(b)` or `Tensor.stack([a, b], axis)`.
 
         Raises:
             ShapeError: shapes differ.
         """
-        tensors = _listed(self, others)
+        tensors, axis = _listed(self, others, axis)
         if any(t.shape != tensors[0].shape for t in tensors):
             raise ShapeError(
                 message(
@@ -81,7 +84,7 @@ class Joining(Movement):
 
     def meshgrid(self, *others: Self, indexing: str = "ij") -> tuple[Self, ...]:
         """Coordinates of the grid over one-dimensional tensors, one tensor for each."""
-        tensors = _listed(self, others)
+        tensors, _ = _listed(self, others, 0)
         if indexing not in ("ij", "xy"):
             raise ShapeError(message("meshgrid", f"indexing {indexing!r}", "'ij' or 'xy'"))
         order = list(range(len(tensors)))
@@ -211,9 +214,12 @@ class Joining(Movement):
 _BORDER = {"reflect": lambda n: n - 1, "replicate": lambda n: math.inf, "circular": lambda n: n}
 
 
-def _listed(first: Any, others: Sequence[Any]) -> list[Any]:
-    """The tensors of `a.cat(b)` or `Tensor.cat([a, b])`."""
-    tensors = [*first, *others] if isinstance(first, (list, tuple)) else [first, *others]
+def _listed(first: Any, others: Sequence[Any], axis: int) -> tuple[list[Any], int]:
+    """The tensors and the axis of `a.cat(b, axis=1)` or of `Tensor.cat([a, b], 1)`."""
+    rest = list(others)
+    if isinstance(first, (list, tuple)) and len(rest) == 1 and isinstance(rest[0], int):
+        axis = rest.pop()
+    tensors = [*first, *rest] if isinstance(first, (list, tuple)) else [first, *rest]
     if not tensors or not all(isinstance(t, Base) for t in tensors):
         raise ShapeError(
             message(
@@ -223,7 +229,7 @@ def _listed(first: Any, others: Sequence[Any]) -> list[Any]:
                 "wrap data in Tensor(...)",
             )
         )
-    return tensors
+    return tensors, axis
 
 
 def _join(nodes: Sequence[Node], axis: int) -> Node:
