@@ -375,6 +375,8 @@ def describe(e: Expr, src: list[str]) -> str:
     if e.op in _INFIX:
         return f"({src[0]} {_INFIX[e.op]} {src[1]})"
     name = e.dtype.name if e.op is Op.CAST else e.op.name.lower()
+    if e.op is Op.BITCAST:
+        name += f"_{e.dtype.name}"
     return f"{name}({', '.join(src)})"
 
 

@@ -42,6 +42,16 @@ def test_text_says_mode_condition_order_and_parameters() -> None:
     assert "b0[i0] add= b1[i0] if (i0 < 3)  in order of i0" in shown
 
 
+def test_text_tells_conversions_apart() -> None:
+    """The text of a kernel is the key of the disk cache."""
+    shown = {
+        text(with_store(value=alu(Op.CAST, alu(op, X, dtype=dtype), dtype=F)))
+        for op in (Op.CAST, Op.BITCAST)
+        for dtype in (dt.int32, dt.uint32)
+    }
+    assert len(shown) == 4
+
+
 def test_text_of_a_deep_kernel_stays_short() -> None:
     value = X
     for _ in range(5_000):
