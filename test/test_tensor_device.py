@@ -1,4 +1,4 @@
-"""Whole flows on the default device, with everything compiled: it must compute what PyTorch computes."""
+"""Whole flows on the default device, compiled: it must compute what PyTorch computes."""
 
 from __future__ import annotations
 
