@@ -110,8 +110,9 @@ def _unpack(content: bytes | None) -> tuple[Program, bytes] | None:
     if content is None:
         return None
     head, _, binary = content.partition(b"\n")
-    about = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(head).items()}
-    return Program(source="", **about), binary
+    about: dict[str, Any] = json.loads(head)
+    listed = {k: tuple(v) for k, v in about.items() if isinstance(v, list)}
+    return Program(**{"source": "", **about, **listed}), binary
 
 
 # --- several processes ----------------------------------------------------------------------------
@@ -124,12 +125,13 @@ def _compile_all(kernels: Sequence[Kernel], runtime: Runtime) -> list[tuple[Prog
         return [_compile(k, runtime) for k in kernels]
     children = [_start_child(kernels[n::workers], runtime) for n in range(1, workers)]
     shares = [[_compile(k, runtime) for k in kernels[::workers]]]
-    shares += [_finish_child(*child) for child in children]
-    for n, share in enumerate(shares):
+    for n, child in enumerate(children, 1):
+        made = _finish_child(*child)
         if (
-            share is None
-        ):  # a child that died is no reason to fail: its error shows here, if there is one
-            shares[n] = [_compile(k, runtime) for k in kernels[n::workers]]
+            made is None
+        ):  # it died: that is no reason to fail, and if there is an error it shows here
+            made = [_compile(k, runtime) for k in kernels[n::workers]]
+        shares.append(made)
     return [shares[i % workers][i // workers] for i in range(len(kernels))]
 
 

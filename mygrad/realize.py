@@ -134,7 +134,8 @@ def prepare(nodes: Sequence[Node]) -> tuple[Prepared, list[Buffer]]:
 
 def _device(nodes: Sequence[Node]) -> str:
     """Where nodes are computed that no buffer ties to a device."""
-    return devices.default() if any(n.device is None for n in nodes) else nodes[0].device or "cpu"
+    placed = [n.device for n in nodes if n.device is not None]
+    return placed[0] if placed and len(placed) == len(nodes) else devices.default()
 
 
 def plan(*values: Lazy) -> explain.Plan:

@@ -220,3 +220,8 @@ def test_state_of_another_shape() -> None:
     w.node = Tensor([1.0, 2.0, 3.0]).node
     with pytest.raises(CaptureError, match="state of shape"):
         f(Tensor([1.0, 2.0]))
+
+
+def test_a_function_without_tensors() -> None:
+    assert jit(lambda x: 3)(Tensor([1.0])) == 3
+    assert jit(lambda: None)() is None

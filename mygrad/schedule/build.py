@@ -12,8 +12,7 @@ valid), and is sent their expressions. So graphs of any depth need no recursion.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from mygrad import expr, graph, movement
 from mygrad.expr import Expr
@@ -53,24 +52,15 @@ class Builder:
     def build(self) -> Built:
         """The kernel and its arguments."""
         self.next_axis = max((a.arg[0] for a in self.group.axes), default=-1) + 1
-        stores = [self._store(node, index) for node, index in self.group.outputs.items()]
-        stores = self._pad_once(stores)
-        axes, stores = reshape_axes.simplify(self._ordered_axes(), tuple(stores))
-        kernel = Kernel(
-            "",
-            axes,
-            tuple(stores),
-            self._buffers(stores),
-            _params(stores),
-            self.group.reason,
-            self.group.root.location,
-        )
+        computed = [self._store(node, index) for node, index in self.group.outputs.items()]
+        padded = tuple(self._pad_once(computed))
+        axes, stores = reshape_axes.simplify(self._ordered_axes(), padded)
+        reason, line = self.group.reason, self.group.root.location
+        buffers = self._buffers(stores)
+        kernel = Kernel("", axes, stores, buffers, _params(stores), reason, line)
         flops, nbytes = _work(kernel)
-        name = _name(self.group, kernel)
-        key = content_key(text(kernel))[:8]
-        kernel = Kernel(
-            f"{name}_{key}", *_identity(kernel), kernel.reason, kernel.location, flops, nbytes
-        )
+        name = f"{_name(self.group, kernel)}_{content_key(text(kernel))[:8]}"
+        kernel = replace(kernel, name=name, flops=flops, bytes=nbytes)
         return Built(kernel, tuple(self.slots))
 
     def _ordered_axes(self) -> Index:
@@ -427,10 +417,6 @@ def _roots(store: Store) -> list[Expr]:
 def _params(stores: tuple[Store, ...]) -> tuple[tuple[str, int, int], ...]:
     found = {e.arg for s in stores for e in expr.toposort(_roots(s)) if e.op is Op.PARAM}
     return tuple(sorted(found))
-
-
-def _identity(kernel: Kernel) -> tuple[Any, ...]:
-    return kernel.axes, kernel.stores, kernel.buffers, kernel.params
 
 
 def _work(kernel: Kernel) -> tuple[int, int]:
