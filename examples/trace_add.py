@@ -34,6 +34,7 @@ from mygrad.schedule.build import Builder
 from mygrad.schedule.homes import Homes
 from mygrad.schedule.schedule import Schedule, schedule
 from mygrad.schedule.simplify import simplify
+from mygrad.schedule.split import split_sums
 
 Array = np.ndarray[Any, Any]
 DEVICE = "cpu"
@@ -104,6 +105,7 @@ def to_simple(node: Node) -> Node:
     before, after = (len(graph.toposort([n])) for n in (node, simple))
     show("as before" if simple is node else graph.text([simple]))
     check(f"{before} nodes became {after}", after <= before)
+    check("no sum is so long that it is split (split.py)", split_sums([simple]) == [simple])
     check("shape and type are the same", (simple.shape, simple.dtype) == (node.shape, node.dtype))
     return simple
 
