@@ -11,6 +11,7 @@ from mygrad.ops import Op
 
 LAUNCH = 500.0  # one more kernel: its loops, its barrier
 BYTE = 0.05  # moving a byte between memory and registers
+CACHED = 0.01  # reading it again, from a cache
 OPERATION = 0.03  # a simple operation on one element of a vector
 TILE_REUSE = 16  # a register tile computes a shared operand once for about this many results
 EPILOGUE_ROWS = 32  # rows a row kernel needs, so that threads can share them
@@ -22,8 +23,8 @@ WEIGHT: dict[Op, float] = {
     Op.CAST: 0.5,
     Op.BITCAST: 0.0,
     Op.NEG: 0.5,
-    Op.DIV: 4.0,
-    Op.SQRT: 4.0,
+    Op.DIV: 10.0,
+    Op.SQRT: 12.0,
     Op.EXP: 10.0,
     Op.LOG: 10.0,
     Op.SIN: 12.0,
@@ -49,9 +50,10 @@ def computing(times: float, operations: float) -> float:
     return times * operations * OPERATION
 
 
-def moving(times: float, nbytes: float) -> float:
-    """Reading or writing `nbytes` so many times."""
-    return times * nbytes * BYTE
+def moving(times: float, nbytes: float, size: float | None = None) -> float:
+    """Reading or writing `nbytes` so many times; all but the first `size` times from a cache."""
+    first = times if size is None else min(times, size)
+    return nbytes * (first * BYTE + (times - first) * CACHED)
 
 
 def extents(axes: object) -> int:

@@ -220,7 +220,7 @@ class Homes:
         them."""
         times = [_evaluations(d) for d in demands]
         return cost.computing(sum(times), self.own[node].operations) + cost.moving(
-            max(times), self._leaf_bytes(node)
+            max(times), self._leaf_bytes(node), node.size
         )
 
     def _leaf_bytes(self, node: Node) -> float:
@@ -241,8 +241,8 @@ class Homes:
         else:
             total += cost.LAUNCH + cost.computing(node.size, self.own[node].operations)
             total += cost.moving(node.size, self._leaf_bytes(node))
-        reads = sum(max(_evaluations(d) for d in mine) for mine in readers.values())
-        return total + cost.moving(reads, node.dtype.itemsize)
+        reads = [max(_evaluations(d) for d in mine) for mine in readers.values()]
+        return total + sum(cost.moving(n, node.dtype.itemsize, node.size) for n in reads)
 
     def _one_row_kernel(self, demands: list[Demand], node: Node) -> bool:
         return (
