@@ -16,6 +16,7 @@ setup(
     name="mygrad",
     version="0.1.0",
     description="A lazy tensor compiler that one person can read",
+    license="MIT",
     long_description=_README.read_text(encoding="utf-8") if _README.is_file() else "",
     long_description_content_type="text/markdown",
     packages=find_packages(include=["mygrad", "mygrad.*"]),

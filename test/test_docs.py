@@ -112,6 +112,7 @@ def test_the_licence_is_mit() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert text.startswith("MIT License")
     assert "the mygrad authors" in text
+    assert 'license="MIT"' in (ROOT / "setup.py").read_text()
 
 
 # --- ARCHITECTURE ---------------------------------------------------------------------------------
