@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from interpreted import COMPILED
 
 from mygrad import Device
 from mygrad.config import context
@@ -31,8 +32,9 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def reference() -> Iterator[None]:
     """New tensors live on the interpreter of kernels: nothing is compiled, which saves minutes
-    where formulas are tested and not code generators."""
-    Device.DEFAULT = "reference"
+    where formulas are tested and not code generators. TEST_COMPILED=1 compiles them all the same
+    (see interpreted.py)."""
+    Device.DEFAULT = None if COMPILED else "reference"
     yield
     Device.DEFAULT = None
 

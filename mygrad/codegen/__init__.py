@@ -7,10 +7,11 @@ No pass knows matmuls or convolutions, and no backend is named outside of the RE
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mygrad.codegen import cstyle, llvm, stmt
+from mygrad.codegen import stmt
 from mygrad.codegen.actions import Action, Schedule, apply, start
 from mygrad.codegen.analysis import default_actions
 from mygrad.codegen.emit import Emitter
@@ -22,9 +23,18 @@ from mygrad.kernel import text as kernel_text
 from mygrad.kernel import verify as verify_kernel
 from mygrad.program import Program, Target
 
-RENDERERS: dict[str, Callable[[Function, Target], str]] = {
-    "llvm": llvm.render,
-    "opencl": cstyle.render,
+Renderer = Callable[[Function, Target], str]
+
+
+def _renderer(module: str) -> Renderer:
+    """`render` of a module in this folder; imported when it is first used, since a process needs
+    one of them, or none if every kernel comes from the disk cache."""
+    return lambda function, target: importlib.import_module(module).render(function, target)
+
+
+RENDERERS: dict[str, Renderer] = {
+    "llvm": _renderer("mygrad.codegen.llvm"),
+    "opencl": _renderer("mygrad.codegen.cstyle"),
 }
 
 
