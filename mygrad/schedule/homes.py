@@ -91,13 +91,13 @@ class Demand:
 class Facts:
     """What is guessed of a value before homes are chosen: what computing it from its leaves takes.
 
-    `operations` is per element, with smaller operands counted as if they were computed once and
-    shared; `count` is the size of the expression as text.
+    `members` are the operations of its expression, each once. `operations` is what they cost for an
+    element, with smaller operands counted as if they were computed once and shared.
     """
 
-    operations: float
-    count: float
+    members: frozenset[Node]
     leaves: frozenset[Node]
+    operations: float = 0.0
 
 
 class Homes:
@@ -134,7 +134,7 @@ class Homes:
                 self._cut(node, facts)
             self.own[node] = facts
             if node in self.must or (readers[node] > 1 and _is_epilogue(node, facts)):
-                facts = Facts(0.0, 0.0, frozenset((node,)))  # what reads it will find it stored
+                facts = Facts(frozenset(), frozenset((node,)))  # what reads it finds it stored
             self.facts[node] = facts
 
     def _force(self, node: Node) -> None:
@@ -151,7 +151,7 @@ class Homes:
     def _cut(self, node: Node, facts: Facts) -> None:
         """End an expression that became too long."""
         reason = ""
-        if facts.count > cost.MAX_OPERATIONS:
+        if len(facts.members) > cost.MAX_OPERATIONS:
             reason = f"more than {cost.MAX_OPERATIONS} operations in one expression"
         elif len(facts.leaves) > cost.MAX_LEAVES:
             reason = f"more than {cost.MAX_LEAVES} arrays in one expression"
@@ -161,16 +161,17 @@ class Homes:
 
     def _facts(self, node: Node) -> Facts:
         if node.op in (Op.CONST, Op.IOTA, Op.VARIABLE):
-            return Facts(0.0, 0.0, frozenset())
+            return Facts(frozenset(), frozenset())
         if node.op not in ALU and node.op not in MOVEMENT and node.op is not Op.GATHER:
-            return Facts(0.0, 0.0, frozenset((node,)))
-        src = [(self.facts[s], min(1.0, s.size / max(node.size, 1))) for s in node.src]
-        own = 0.0 if node.op in MOVEMENT else cost.weight(node.op)
-        return Facts(
-            own + sum(f.operations * share for f, share in src),
-            own + sum(f.count for f, _ in src),
-            frozenset().union(*(f.leaves for f, _ in src)),
-        )
+            return Facts(frozenset(), frozenset((node,)))
+        src = [self.facts[s] for s in node.src]
+        if node.op in MOVEMENT and node.size == node.src[0].size:
+            return src[0]
+        own = () if node.op in MOVEMENT else (node,)
+        members = frozenset(own).union(*(f.members for f in src))
+        size = max(node.size, 1)
+        operations = sum(cost.weight(m.op) * min(1.0, m.size / size) for m in members)
+        return Facts(members, frozenset().union(*(f.leaves for f in src)), operations)
 
     # --- one node ---------------------------------------------------------------------------------
 
