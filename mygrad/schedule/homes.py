@@ -91,13 +91,13 @@ class Demand:
 class Facts:
     """What is guessed of a value before homes are chosen: what computing it from its leaves takes.
 
-    `members` are the operations of its expression, each once. `operations` is what they cost for an
-    element, with smaller operands counted as if they were computed once and shared.
+    `count` is the number of operations in its expression, shared ones once. `operations` is what
+    they cost for an element, with smaller operands counted as if they were computed once and shared.
     """
 
-    members: frozenset[Node]
+    count: int
+    operations: float
     leaves: frozenset[Node]
-    operations: float = 0.0
 
 
 class Homes:
@@ -134,7 +134,7 @@ class Homes:
                 self._cut(node, facts)
             self.own[node] = facts
             if node in self.must or (readers[node] > 1 and _is_epilogue(node, facts)):
-                facts = Facts(frozenset(), frozenset((node,)))  # what reads it finds it stored
+                facts = Facts(0, 0.0, frozenset((node,)))  # what reads it finds it stored
             self.facts[node] = facts
 
     def _force(self, node: Node) -> None:
@@ -151,7 +151,7 @@ class Homes:
     def _cut(self, node: Node, facts: Facts) -> None:
         """End an expression that became too long."""
         reason = ""
-        if len(facts.members) > cost.MAX_OPERATIONS:
+        if facts.count > cost.MAX_OPERATIONS:
             reason = f"more than {cost.MAX_OPERATIONS} operations in one expression"
         elif len(facts.leaves) > cost.MAX_LEAVES:
             reason = f"more than {cost.MAX_LEAVES} arrays in one expression"
@@ -161,17 +161,34 @@ class Homes:
 
     def _facts(self, node: Node) -> Facts:
         if node.op in (Op.CONST, Op.IOTA, Op.VARIABLE):
-            return Facts(frozenset(), frozenset())
+            return Facts(0, 0.0, frozenset())
         if node.op not in ALU and node.op not in MOVEMENT and node.op is not Op.GATHER:
-            return Facts(frozenset(), frozenset((node,)))
+            return Facts(0, 0.0, frozenset((node,)))
         src = [self.facts[s] for s in node.src]
-        if node.op in MOVEMENT and node.size == node.src[0].size:
-            return src[0]
-        own = () if node.op in MOVEMENT else (node,)
-        members = frozenset(own).union(*(f.members for f in src))
-        size = max(node.size, 1)
-        operations = sum(cost.weight(m.op) * min(1.0, m.size / size) for m in members)
-        return Facts(members, frozenset().union(*(f.leaves for f in src)), operations)
+        leaves = src[0].leaves.union(*(f.leaves for f in src[1:]))
+        if sum(f.count > 0 for f in src) > 1:  # the operands may share operations
+            members = self._expression(node)
+            return Facts(len(members), _weight(members, node.size), leaves)
+        own = 0 if node.op in MOVEMENT else 1
+        below = sum(
+            f.operations * min(1.0, s.size / max(node.size, 1))
+            for f, s in zip(src, node.src, strict=True)
+        )
+        weight = own * cost.weight(node.op)
+        return Facts(own + sum(f.count for f in src), weight + below, leaves)
+
+    def _expression(self, node: Node) -> list[Node]:
+        """The operations of an expression, each once; no more than it takes to see that they are too
+        many."""
+        found, seen, work = [node], {node}, list(node.src)
+        while work and len(found) <= cost.MAX_OPERATIONS:
+            member = work.pop()
+            if member not in seen and self.facts[member].count:
+                seen.add(member)
+                work += member.src
+                if member.op not in MOVEMENT:
+                    found.append(member)
+        return found
 
     # --- one node ---------------------------------------------------------------------------------
 
@@ -428,6 +445,10 @@ def _is_epilogue(node: Node, facts: Facts) -> bool:
     """Whether a reduction of the same size ends in this node, so that it would be stored rather
     than that."""
     return node.op in ALU and any(x.op is Op.REDUCE and x.size >= node.size for x in facts.leaves)
+
+
+def _weight(members: Iterable[Node], size: int) -> float:
+    return sum(cost.weight(m.op) * min(1.0, m.size / max(size, 1)) for m in members)
 
 
 def _forced(node: Node) -> str:
