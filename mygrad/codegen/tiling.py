@@ -174,7 +174,7 @@ def _load(kernel: Kernel, e: Expr, axes: tuple[Expr, ...]) -> Access:
     along = {a: stride(e.src[0], a) for a in axes}
     plain = all(n.op not in (Op.LOAD, Op.REDUCE, Op.SCAN) for n in toposort(e.src))
     # a copy has one cell for each index: a guard that looks at further axes would need more
-    plain = plain and all(along[a] != 0 for a in free_axes(e) if a.arg[1] != 1)
+    plain = plain and all(along.get(a, 0) != 0 for a in free_axes(e) if a.arg[1] != 1)
     info = kernel.buffers[e.arg]
     return Access(
         along,
