@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peers import has_torch, torch
 
 import mygrad
 from mygrad import dtype as dt
@@ -26,11 +27,6 @@ from mygrad.dtype import DType
 from mygrad.graph import Node
 from mygrad.ops import Op
 from mygrad.program import Buffer
-
-try:
-    import torch
-except ImportError:
-    torch = None
 
 Array = np.ndarray[Any, Any]
 Operand = Array | tuple[int, ...]  # an array, or the shape of a random one
@@ -93,8 +89,8 @@ def check_op(
     rtol, atol = _tolerance(dtype, rtol, atol)
     if torch_fn is None and numpy_fn is None:
         torch_fn = fn
-        if torch is None:
-            pytest.skip("PyTorch is not installed")
+    if numpy_fn is None and not has_torch:
+        pytest.skip("PyTorch is not installed")
     tensors = [_tensor(a, dtype, grad) for a in arrays]
     # the oracles see what the tensors hold, after rounding to their type
     seen = [
@@ -110,7 +106,7 @@ def check_op(
         if grad:
             expected = numeric_gradient(numpy_fn, seen, weights)
             _compare_gradients(found, expected, max(rtol, 1e-5), max(atol, 1e-5), "NumPy")
-    if torch_fn is not None and torch is not None:
+    if torch_fn is not None and has_torch:
         inputs = [_torch_tensor(a, dtype, grad) for a in arrays]
         output = torch_fn(*inputs)
         assert result.dtype.name == str(output.dtype).removeprefix("torch.")

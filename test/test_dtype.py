@@ -11,16 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peers import needs_torch, torch
 
 from mygrad import dtype as dt
 from mygrad.errors import DTypeError
 
-try:
-    import torch
-except ImportError:
-    torch = None
-
-needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
 every = pytest.mark.parametrize("dtype", dt.ALL, ids=lambda d: d.name)
 
 

@@ -11,19 +11,13 @@ import pytest
 from checks import leaf, random_array, value_of
 from hypothesis import given
 from hypothesis import strategies as st
+from peers import needs_torch, torch
 
 from mygrad import dtype as dt
 from mygrad import graph, interpret, ops
 from mygrad.errors import InternalError, ShapeError
 from mygrad.graph import HostCall
 from mygrad.ops import Op
-
-try:
-    import torch
-except ImportError:
-    torch = None
-
-needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
 
 
 def test_every_primitive_has_a_meaning():

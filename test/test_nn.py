@@ -10,18 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from peers import needs_torch, torch
 
 from mygrad import Tensor, jit, nn
 from mygrad import dtype as dt
 from mygrad.errors import ConfigError, DataError, MissingPackageError, ShapeError
 from mygrad.nn import state
 
-try:
-    import torch
-except ImportError:
-    torch = None
 pytestmark = pytest.mark.usefixtures("reference")
-needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
 
 
 def values(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peers import needs_torch, torch
 
 from mygrad import Device, Tensor, jit, nn
 from mygrad import dtype as dt
@@ -16,12 +17,7 @@ from mygrad.nn import schedules
 from mygrad.nn.optim import SGD, Adam, AdamW, clip_grad_norm_
 from mygrad.ops import Op
 
-try:
-    import torch
-except ImportError:
-    torch = None
 pytestmark = pytest.mark.usefixtures("reference")
-needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
 
 SHAPES = ((3, 4), (5,), (), (1, 2, 2))
 STEPS = 6

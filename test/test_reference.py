@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import arrays_for, brute_force, kernels, run_on, wrap
+from peers import torch
 
 from mygrad import dtype as dt
 from mygrad import numeric, ops
@@ -21,7 +22,6 @@ from mygrad.program import Launch, Program
 from mygrad.runtime import reference
 from mygrad.runtime.reference import Reference
 
-torch = pytest.importorskip("torch")
 F = dt.float32
 
 

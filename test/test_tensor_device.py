@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+from peers import F, torch
 
 from mygrad import Device, Tensor
 from mygrad.runtime import device as devices
@@ -76,3 +75,15 @@ def test_indexing_and_order() -> None:
     np.testing.assert_array_equal(t.numpy(), x)
     np.testing.assert_array_equal(t.sort(1)[0].numpy(), np.sort(x, 1))
     np.testing.assert_allclose(t.cumsum(0).numpy(), x.cumsum(0), 1e-6)
+
+
+def test_gradient_of_a_padded_strided_convolution() -> None:
+    """The weights are read under a condition that depends on axes which their index does not."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in ((2, 4, 7, 8), (6, 2, 3, 2))]
+    x, w = (Tensor(a, requires_grad=True) for a in arrays)
+    x.conv2d(w, stride=(2, 3), padding=(1, 0), groups=2).square().sum().backward()
+    a, b = (torch.tensor(v, requires_grad=True) for v in arrays)
+    F.conv2d(a, b, stride=(2, 3), padding=(1, 0), groups=2).square().sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), a.grad.numpy(), 1e-4, 1e-4)
+    np.testing.assert_allclose(w.grad.numpy(), b.grad.numpy(), 1e-4, 1e-4)

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from checks import assert_close, awkward_shapes, check_op, random_array
 from hypothesis import given
 from hypothesis import strategies as st
 from interpreted import interpreted  # noqa: F401
+from peers import F, torch
 
 from mygrad import Tensor, dtypes
 from mygrad.errors import DTypeError, ShapeError

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from checks import check_op, random_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreted import interpreted  # noqa: F401
+from peers import torch
 
 from mygrad import Tensor, context
 from mygrad.capture import Capture

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from checks import check_op, random_array
 from interpreted import interpreted  # noqa: F401
+from peers import F, torch
 
 from mygrad import Tensor
 from mygrad.errors import DTypeError, ShapeError

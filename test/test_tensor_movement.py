@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from checks import awkward_shapes, check_op, random_array
 from hypothesis import given
 from hypothesis import strategies as st
 from interpreted import interpreted  # noqa: F401
+from peers import F, torch
 
 from mygrad import Tensor
 from mygrad.errors import IndexRangeError, ShapeError

@@ -7,11 +7,11 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from checks import assert_close, check_op, random_array
 from hypothesis import given
 from hypothesis import strategies as st
 from interpreted import interpreted  # noqa: F401
+from peers import torch
 
 from mygrad import Tensor, dtypes
 from mygrad.errors import IndexRangeError, ShapeError

@@ -7,6 +7,7 @@ import pytest
 from checks import assert_close, awkward_shapes, check_vjp, leaf, random_array, value_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import needs_torch, torch
 
 from mygrad import dtype as dt
 from mygrad import graph, ops, realize
@@ -16,13 +17,6 @@ from mygrad.errors import GradientError
 from mygrad.graph import HostCall, Node
 from mygrad.helpers import UNKNOWN
 from mygrad.ops import Op
-
-try:
-    import torch
-except ImportError:
-    torch = None
-
-needs_torch = pytest.mark.skipif(torch is None, reason="PyTorch is not installed")
 
 
 def test_every_primitive_has_a_row_or_is_listed():
