@@ -1,4 +1,5 @@
-"""Taking turns: every candidate runs once in each round, and medians over the rounds are compared."""
+"""Taking turns: every candidate runs once in each round, and medians over the rounds are
+compared."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def compare(
     """Time the candidates in turns for about so many seconds, after checking that they agree.
 
     Raises:
-        ValueError: a peer's result differs from ours by more than `tolerance`, relative to the largest.
+        ValueError: a peer's result differs from ours by more than `tolerance`, relative to the
+        largest.
     """
     results = {who: _values(run()) for who, run in candidates.items()}
     _check(name, results, tolerance)

@@ -1,5 +1,5 @@
-"""What a process costs before it computes: imports, and the first training step of the MNIST network with an
-empty and with a full cache. Every figure is of fresh processes."""
+"""What a process costs before it computes: imports, and the first training step of the MNIST
+network with an empty and with a full cache. Every figure is of fresh processes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ runs = training(_mnist_layers, 128, 1, 28, 28)
 built = time.perf_counter()
 float(runs["{peer}"]().item())
 done = time.perf_counter()
-print(json.dumps({{"import": imported - start, "build": built - imported, "step": done - built, **spent}}))
-""".replace('{"schedule": 0.0, "compile": 0.0}', '{{"schedule": 0.0, "compile": 0.0}}')
+print(json.dumps({{"import": imported - start, "build": built - imported, "step": done - built,
+**spent}})) """.replace('{"schedule": 0.0, "compile": 0.0}', '{{"schedule": 0.0, "compile": 0.0}}')
 
 
 def run(code: str, **environment: str) -> str:
