@@ -272,7 +272,7 @@ class Parallel:
 class Stage:
     """Copy what the loads of a buffer read inside one iteration of loop `at` into scratch memory,
     laid out as a row-major array over the loops `layout`, all of them inside of `at`; read it from
-    there.
+    there. At "" the copy is made once, outside of all loops (by every thread for itself).
 
     for no: for mo: for k: f(B[k * n + no * 8 + ni])
     ->  Stage(1, "no", ("k", "ni"))  ->
@@ -287,10 +287,11 @@ class Stage:
 
     def apply(self, s: Schedule) -> Schedule:
         """The schedule after the action."""
-        for name in (self.at, *self.layout):
+        for name in (*[self.at] * bool(self.at), *self.layout):
             s.loop(name, "Stage")
         _refuse(not self.layout, self, "there is nothing to copy without a loop to copy over")
-        _refuse(s.loop(self.at).is_tile, self, "a copy cannot run inside of a tile")
+        inside = self.at and s.loop(self.at).is_tile
+        _refuse(bool(inside), self, "a copy cannot run inside of a tile")
         _refuse(s.kernel.buffers[self.slot].written, self, "the buffer is written by this kernel")
         _refuse(any(t.slot == self.slot for t in s.stages), self, "the buffer is staged already")
         return replace(s, stages=(*s.stages, self))

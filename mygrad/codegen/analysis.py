@@ -120,14 +120,16 @@ class Plan:
 
     def order(self, scheduled: Schedule) -> list[LoopAxis]:
         """Loops by: outputs before reductions; how many reductions need the axis; sequential loops
-        before tiles; bytes moved from one iteration to the next."""
+        before tiles; bytes moved from one iteration to the next. Copies of the vector axis are the
+        innermost of a tile: a scalar is spread, meets all vectors, and its register is free."""
         needed = {a: sum(a in n.axes for n in self.nests if n.reduced) for a in self.kernel.axes}
         moved = {a: self.moved(a) for a in {p.root for p in scheduled.loops}}
 
         def key(p: LoopAxis) -> tuple[float, ...]:
             output = p.root in needed
             kind = {"seq": 0, "unroll": 1, "vector": 2}[p.kind]
-            return (not output, -needed.get(p.root, 0), kind, -moved[p.root] if kind == 0 else 0)
+            inner = -moved[p.root] if kind == 0 else float(p.root in self.tile.lanes)
+            return (not output, -needed.get(p.root, 0), kind, inner)
 
         return sorted(scheduled.loops, key=key)
 

@@ -157,7 +157,7 @@ class Placer:
         """The scope inside of these loops, with the operands that are staged on the way copied
         there."""
         inner = scope.inside(loops, nests)
-        for at in inner.path[scope.depth + 1 :]:
+        for at in inner.path[scope.depth + (scope.loop is not None) :]:
             for staged in self.staged.values():
                 if staged.at is at.loop and all(c is not staged.scratch for c, _ in at.copies):
                     self.copy(staged, at)
@@ -166,14 +166,14 @@ class Placer:
     def copy(self, staged: Staged, at: Scope) -> None:
         """A nest in `at` that copies an operand into scratch memory, contiguous lanes at a time."""
         if any(s.loop and s.loop.is_tile for s in at.path):
-            raise ScheduleError(f"stage at {staged.at.name}: a copy cannot run inside of a tile")
+            raise ScheduleError(f"stage of b{staged.load.arg}: a copy cannot run inside of a tile")
         missing = {p.axis for p in staged.layout} ^ {
             a for a in free_axes(staged.load) if a not in at.positions
         }
         if missing:
             raise ScheduleError(
-                f"stage of b{staged.load.arg} at {staged.at.name}: the layout must be the "
-                f"loops inside that it depends on, and differs by {missing}"
+                f"stage of b{staged.load.arg}: the layout must be the loops inside of the place "
+                f"of the copy that it depends on, and differs by {missing}"
             )
         nests: dict[LoopAxis, Scope] = {}
         at.copies.append((staged.scratch, nests))

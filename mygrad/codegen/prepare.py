@@ -202,7 +202,7 @@ def combine(op: Op, a: Expr, b: Expr) -> Expr:
 class Staged:
     """A load that is copied into scratch memory: where, which cell holds it, and what is copied."""
 
-    at: LoopAxis
+    at: LoopAxis | None  # None: outside of all loops
     layout: tuple[LoopAxis, ...]
     scratch: Scratch
     index: Expr
@@ -225,7 +225,8 @@ def staged_loads(schedule: Schedule, stores: list[Store]) -> dict[Expr, Staged]:
             continue
         layout = tuple(schedule.loop(name) for name in stage.layout)
         scratch = Scratch(f"s{len(staged)}", e.dtype, prod(p.extent for p in layout))
-        staged[e] = Staged(schedule.loop(stage.at), layout, scratch, row_major(layout), e)
+        at = schedule.loop(stage.at) if stage.at else None
+        staged[e] = Staged(at, layout, scratch, row_major(layout), e)
     return staged
 
 

@@ -43,11 +43,11 @@ def _is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
 
 
 def _stage(nest: Nest, access: Access, loops: list[LoopAxis], target: Target) -> list[Stage]:
-    """At the outermost loop inside of which the copy fits in half of the second cache and is used
-    again."""
-    for n, at in enumerate(loops):
-        inner = loops[n + 1 :]
-        if at.is_tile or at.root in nest.reduced:
+    """Outside of all loops, or at the outermost loop inside of which the copy fits in half of the
+    second cache and is used again."""
+    for n, at in enumerate([None, *loops]):
+        inner = loops[n:]
+        if at is not None and (at.is_tile or at.root in nest.reduced):
             break
         layout = [p for p in inner if access.strides.get(p.root, 0) != 0]
         again = [p for p in inner if p.root not in nest.reduced and p not in layout]
@@ -56,5 +56,5 @@ def _stage(nest: Nest, access: Access, loops: list[LoopAxis], target: Target) ->
         trips = prod(p.extent for p in again if not p.is_tile)
         if layout and trips > 1 and uses >= USES and size <= target.l2_bytes // 2:
             layout.sort(key=lambda p: p.is_tile)
-            return [Stage(access.slot, at.name, tuple(p.name for p in layout))]
+            return [Stage(access.slot, at.name if at else "", tuple(p.name for p in layout))]
     return []

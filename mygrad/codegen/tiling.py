@@ -51,7 +51,8 @@ class Access:
         it."""
         cost = self.cost(axis, lanes)
         copied = prod(a.arg[1] for a in nest.reduced if self.strides.get(a, 0) != 0)
-        fits = copied * lanes * max(VECTORS) * self.itemsize <= target.l2_bytes // 2
+        wide = min(lanes * max(VECTORS), axis.arg[1])
+        fits = copied * wide * self.itemsize <= target.l2_bytes // 2
         if cost <= 1.0 or not self.can_stage or not fits:
             return cost
         uses = prod(
@@ -67,7 +68,7 @@ class Nest:
     axes: tuple[Expr, ...]
     reduced: tuple[Expr, ...]
     accesses: list[Access]
-    results: list[Access]  # of a reduction: the stores that it may reach
+    results: list[Access]  # of a reduction: those of the stores that it may reach
     itemsize: int
     operations: int
     heavy: bool  # whether there are transcendentals
@@ -77,6 +78,14 @@ class Nest:
     def work(self) -> int:
         """Operations of the whole nest."""
         return prod(a.arg[1] for a in self.axes) * max(self.operations, 1)
+
+    def shared(self, access: Access) -> int:
+        """Points of a register tile that a load is shared by: copies along axes it does not depend
+        on."""
+        if not self.reduced or access.stores:
+            return 1
+        free = [a for a in self.axes if a not in self.reduced and access.strides.get(a, 0) == 0]
+        return min(prod(a.arg[1] for a in free), ENOUGH)
 
     def moved(self, axis: Expr, tile: Tile) -> float:
         """Elements that a step along `axis` has to fetch anew; for a nest without a reduction, the
@@ -125,9 +134,9 @@ def nests_of(kernel: Kernel) -> list[Nest]:
             nest.results = [
                 x
                 for n in nests
-                if free_axes(e) <= frozenset(n.axes)
+                if not n.reduced and free_axes(e) <= frozenset(n.axes)
                 for x in n.accesses
-                if x.stores
+                if any(x.strides.values())
             ]
             nests.append(nest)
     reads: dict[int, int] = {}
@@ -235,13 +244,17 @@ def _power_of_two(n: int) -> int:
 
 def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr], target: Target) -> Expr | None:
     """The axis along which a point costs least; None where scalars are as good."""
-    best, best_cost = None, 0.95 * (1.0 + len(nest.accesses))
+    shared = [nest.shared(x) for x in nest.accesses]
+    best, best_cost = None, 0.95 * (1.0 + sum(1.0 / s for s in shared))
     for a in nest.axes:
         if a in scalar or lanes < 2:
             continue
         width = min(lanes, _power_of_two(a.arg[1]))
         points = a.arg[1] / ceildiv(a.arg[1], width)  # of the axis in one vector, on average
-        cost = 1.0 + sum(x.packed_cost(nest, a, width, target) for x in nest.accesses)
+        cost = 1.0 + sum(
+            x.packed_cost(nest, a, width, target) / s
+            for x, s in zip(nest.accesses, shared, strict=True)
+        )
         once = prod(r.arg[1] for r in nest.reduced)  # iterations that share one result
         if a in nest.reduced:
             cost += width * width.bit_length() / once
