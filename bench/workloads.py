@@ -180,13 +180,15 @@ def _mlp_layers(layers: Any) -> list[Any]:
     ]
 
 
-def training(layers_of: Callable[[Any], list[Any]], batch: int, *sample: int) -> Candidates:
-    """A step of Adam on one batch; the loss before each step is compared."""
+def training(
+    layers_of: Callable[[Any], list[Any]], batch: int, *sample: int, theirs: bool = True
+) -> Candidates:
+    """A step of Adam on one batch; the loss before each step is compared. PyTorch joins if `theirs`."""
     x = random(batch, *sample)
     y = np.random.default_rng(1).integers(0, 10, batch)
     model = nn.Sequential(*layers_of(nn))
     runs: Candidates = {"mygrad": _our_step(model, Tensor(x).realize(), Tensor(y).realize())}
-    if torch is not None:
+    if torch is not None and theirs:
         runs["torch"] = _torch_step(layers_of, model, x, y)
     return runs
 
