@@ -183,7 +183,7 @@ def _mlp_layers(layers: Any) -> list[Any]:
 def training(
     layers_of: Callable[[Any], list[Any]], batch: int, *sample: int, theirs: bool = True
 ) -> Candidates:
-    """A step of Adam on one batch; the loss before each step is compared. PyTorch joins if `theirs`."""
+    """A step of Adam on one batch; losses are compared. PyTorch takes part if `theirs`."""
     x = random(batch, *sample)
     y = np.random.default_rng(1).integers(0, 10, batch)
     model = nn.Sequential(*layers_of(nn))
