@@ -119,6 +119,7 @@ def _maker(device: str, dtype: DType, size: int) -> Callable[[], Buffer]:
     return make
 
 
+KEPT = 4096  # prepared programs; the oldest goes first
 _prepared: dict[Hashable, Prepared] = {}
 
 
@@ -128,6 +129,8 @@ def prepare(nodes: Sequence[Node]) -> tuple[Prepared, list[Buffer]]:
     device = _device(nodes)
     found = _prepared.get((structure, device))
     if found is None:
+        if len(_prepared) >= KEPT:  # a loop over ever new shapes must not hold all of them
+            del _prepared[next(iter(_prepared))]
         found = _prepared[structure, device] = assemble(schedule(nodes, device))
     return found, [b.arg for b in buffers]
 
