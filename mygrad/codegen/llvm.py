@@ -22,6 +22,8 @@ from mygrad.codegen.llvm_memory import PREAMBLE, Array, Memory
 from mygrad.codegen.llvm_types import memory
 from mygrad.codegen.llvm_values import Emitter, Target, Value
 from mygrad.codegen.stmt import (
+    SHORT,
+    STRAIGHT,
     Accumulator,
     Barrier,
     Block,
@@ -38,6 +40,7 @@ from mygrad.codegen.stmt import (
 )
 from mygrad.errors import InternalError, message
 from mygrad.expr import Expr, var
+from mygrad.helpers import prod
 from mygrad.ops import Op
 from mygrad.program import Target as Machine
 
@@ -133,14 +136,34 @@ class _Renderer:
         if loop.kind == "parallel":
             low, high = self._share(low, high)
         elif loop.low.op is Op.CONST and loop.high.op is Op.CONST:
-            if loop.high.arg <= loop.low.arg:
-                return
-            if loop.high.arg == loop.low.arg + 1:
-                with em.scope(em.lines, sure=True):
-                    em.define(loop.axis, Value([low], "i64"))
-                    self._block(loop.body)
+            trips = loop.high.arg - loop.low.arg
+            # written out, short loops share the loads that their iterations have in common
+            if trips <= 1 or (trips <= SHORT and self._updates(loop) <= STRAIGHT):
+                for i in range(loop.low.arg, loop.high.arg):
+                    with em.scope(em.lines, sure=True):
+                        em.define(loop.axis, Value([str(i)], "i64"))
+                        self._block(loop.body)
                 return
         self._loop_text(loop, low, high)
+
+    def _updates(self, loop: Loop) -> int:
+        """The updates of accumulators in a loop that is written out; too many where it holds
+        anything else."""
+        total, around = 0, self.emitter.copies(tuple(self.emitter.numbers.values()))
+        work: list[tuple[Stmt, int]] = [(loop, around)]
+        while work:
+            s, copies = work.pop()
+            if isinstance(s, Update):
+                total += copies
+            elif isinstance(s, Tile):
+                copies *= prod(t.extent for t in s.axes if t.kind == "unroll")
+                work += [(inner, copies) for inner in s.body]
+            elif isinstance(s, Loop) and s.low.op is s.high.op is Op.CONST:
+                copies *= max(s.high.arg - s.low.arg, 0)
+                work += [(inner, copies) for inner in s.body]
+            else:
+                return STRAIGHT + 1
+        return total
 
     def _loop_text(self, loop: Loop, low: str, high: str) -> None:
         em, at = self.emitter, self.emitter.label("loop")

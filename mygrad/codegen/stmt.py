@@ -63,6 +63,8 @@ from mygrad.expr import text as expr_text
 from mygrad.ops import SCATTER_MODES, Op
 
 Block = tuple["Stmt", ...]
+# a loop of so few iterations and updates of accumulators is written out by renderers
+SHORT, STRAIGHT = 8, 160
 
 
 @dataclass(frozen=True)

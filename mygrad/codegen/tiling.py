@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mygrad import dtype as dt
+from mygrad.codegen.stmt import SHORT, STRAIGHT
 from mygrad.expr import Expr, free_axes, stride, toposort
 from mygrad.helpers import ceildiv, prod
 from mygrad.kernel import Kernel, roots_of, store_axes
@@ -321,16 +322,22 @@ def _tile_cost(
     cells = prod(c for _, c in chosen)
     width = tile.lanes[vector] if vector is not None else 1
     registers = ceildiv(width * nest.itemsize, target.vector_bytes)
-    loads, live = 0.0, 0
+    loads, live, kept = 0.0, 0, 0
     for access in nest.accesses:
         if access.stores:
             continue
         made = prod(c for a, c in chosen if access.strides.get(a, 0) != 0)
         along = access.packed_cost(nest, vector, width, target) if vector is not None else 1.0
+        again = _met_again(nest, tile, access, chosen, target)
+        if again > 1 and along == SPLAT:
+            kept = max(kept, made)
+            loads += (made + again - 1) / again
+            continue
         loads += made * max(along, 1.0)
         if along != SPLAT:
             live = max(live, made)
-    if (cells + min(live, 4)) * registers + SPARE > target.vector_registers:
+    spare = max(kept, SPARE)
+    if (cells + min(live, 4)) * registers + spare > target.vector_registers:
         return 1e9 + cells
     waste = 1.0
     for a, c in chosen:
@@ -338,3 +345,17 @@ def _tile_cost(
         waste *= (1.0 + ceildiv(a.arg[1], step) * step / a.arg[1]) / 2
     latency = 0.1 * max(0, ENOUGH - cells)
     return (0.5 + loads / cells) * waste + latency
+
+
+def _met_again(
+    nest: Nest, tile: Tile, access: Access, chosen: tuple[tuple[Expr, int], ...], target: Target
+) -> int:
+    """Iterations of a short innermost reduction that share loads with each other: a step of it
+    moves as far as a step from copy to copy, as in a window that slides. Otherwise 1."""
+    inner = min(nest.reduced, key=lambda a: nest.moved(a, tile))
+    trips, step = inner.arg[1], access.strides.get(inner)
+    straight = trips <= SHORT and prod(c for _, c in chosen) * trips <= STRAIGHT
+    if target.language != "llvm" or not straight or not step:
+        return 1
+    same = any(c > 1 and abs(access.strides.get(a) or 0) == abs(step) for a, c in chosen)
+    return trips if same else 1
