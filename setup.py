@@ -10,7 +10,7 @@ _README = Path(__file__).parent / "README.md"
 
 OPENCL = ["pyopencl[pocl]"]
 EXAMPLES = ["tqdm", "matplotlib", "safetensors>=0.8"]
-TEST = ["pytest", "hypothesis", "ruff", "mypy", *EXAMPLES, *OPENCL]
+TEST = ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", *EXAMPLES, *OPENCL]
 
 setup(
     name="mygrad",

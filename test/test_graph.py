@@ -322,24 +322,22 @@ def test_substitute():
     assert graph.substitute([first], {x: x}) == [first]
 
 
-DEEP = 100_000
-
-
-def test_deep_graphs():
-    """Build, sort, differentiate, replace, evaluate and free a chain of 100,000 operations."""
+@pytest.mark.parametrize("depth", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_deep_graphs(depth: int) -> None:
+    """Build, sort, differentiate, replace, evaluate and free a chain of so many operations."""
     x, y, seed = (leaf(np.array([v, -v])) for v in (0.5, 0.25, 3.0))
     gc.collect()
     before = len(graph._interned)
     node = x
-    for _ in range(DEEP // 2 + 1):  # h = -(h + x): x, -2x, x, -2x ...
+    for _ in range(depth // 2 + 1):  # h = -(h + x): x, -2x, x, -2x ...
         node = graph.alu(Op.NEG, graph.alu(Op.ADD, node, x))
-    assert len(graph.toposort([node])) == DEEP + 3
+    assert len(graph.toposort([node])) == depth + 3
     (g,) = gradient([node], [seed], [x])
-    assert len(graph.toposort([g])) > DEEP
+    assert len(graph.toposort([g])) > depth
     np.testing.assert_array_equal(value_of(g), [-6, 6])
     (moved,) = graph.substitute([node], {x: y})
     np.testing.assert_array_equal(value_of(moved), [-0.5, 0.5])
-    assert graph.text([node]).count("\n") == DEEP + 2
+    assert graph.text([node]).count("\n") == depth + 2
     del node, g, moved
     gc.collect()
     assert len(graph._interned) == before
