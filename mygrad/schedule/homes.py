@@ -92,7 +92,7 @@ class Facts:
     """What is guessed of a value before homes are chosen: what computing it from its leaves takes.
 
     `count` is the number of operations in its expression, shared ones once. `operations` is what
-    they cost for an element, with smaller operands counted as if they were computed once and shared.
+    they cost for an element, with smaller operands counted as if computed once and shared.
     """
 
     count: int
