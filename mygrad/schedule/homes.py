@@ -178,8 +178,8 @@ class Homes:
         return Facts(own + sum(f.count for f in src), weight + below, leaves)
 
     def _expression(self, node: Node) -> list[Node]:
-        """The operations of an expression, each once; no more than it takes to see that they are too
-        many."""
+        """The operations of an expression, each once; no more than it takes to see that they are
+        too many."""
         found, seen, work = [node], {node}, list(node.src)
         while work and len(found) <= cost.MAX_OPERATIONS:
             member = work.pop()
