@@ -57,6 +57,8 @@ MNIST = ("--embedded", "--steps", "3", "--batch-size", "4", "--epochs", "1")
 
 
 def test_mnist(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    pytest.importorskip("matplotlib")
     done = run("mnist.py", *MNIST, "--json", "r/mnist.json", "--out", "made", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "not comparable" in done.stdout

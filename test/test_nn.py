@@ -450,6 +450,7 @@ def test_load_state_dict_of_another_model_shares_nothing() -> None:
 
 @pytest.mark.parametrize("dtype", dt.ALL, ids=lambda d: d.name)
 def test_safetensors_round_trip(tmp_path: Path, dtype: dt.DType) -> None:
+    pytest.importorskip("safetensors")
     path = tmp_path / "new" / "weights.safetensors"
     numbers = Tensor(np.arange(6).reshape(2, 3) % 2, dtype=dtype)
     made = {"x": numbers, "scalar": numbers[0, 1], "empty": Tensor(np.zeros((0, 3)), dtype=dtype)}
@@ -477,6 +478,7 @@ def test_safetensors_of_other_programs(tmp_path: Path) -> None:
 
 
 def test_safetensors_damage(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
     path = tmp_path / "w.safetensors"
     state.safe_save({"w": Tensor(values((4, 4)))}, path)
     whole = path.read_bytes()
