@@ -7,7 +7,8 @@ along the vector axis, which decides the form:
     stride 0                 a scalar
     stride 1                 a vector load or store, masked where lanes are missing or not valid
     stride -1                the same, reversed
-    otherwise                gather, scatter
+    otherwise                gather, scatter; where copies are next to each other in memory, vectors
+                             along them, transposed in registers
 
 A scalar that is not valid is read from `@zeros` instead, without a branch.
 """
@@ -41,12 +42,22 @@ class Array(NamedTuple):
     mutable: bool
 
 
+class Across(NamedTuple):
+    """Lanes that are `stride` apart, of copies (along the unrolled axis `number`) that are next to
+    each other: a scalar pointer to the first copy of lane 0."""
+
+    pointer: Value
+    stride: int
+    number: int
+
+
 class Address(NamedTuple):
     """Where the elements of an index are: scalar pointers for lane 0 and a stride, or, for stride
     None, vectors of pointers."""
 
     pointer: Value
     stride: int | None
+    across: Across | None = None
 
 
 class Memory:
@@ -90,11 +101,35 @@ class Memory:
                     level = em.depth if em.fixed and value.axes else value.depth
                     levels.setdefault(level, {})[term] = factor
         pointer = self._base(target, levels)
+        across = None
+        if not wide and stride not in (0, 1, -1):
+            across = self._across(target, pointer, stride, unrolled, constant)
         if wide or (stride not in (0, 1, -1)):
             if stride:
                 wide[em.lane_axis] = stride  # type: ignore[index]
             pointer = self._lanes(target, pointer, from_linear(wide, 0))
-        return Address(self._offset(target, pointer, unrolled, constant), None if wide else stride)
+        moved = self._offset(target, pointer, unrolled, constant)
+        return Address(moved, None if wide else stride, across)
+
+    def _across(
+        self,
+        target: Target,
+        pointer: Value,
+        stride: int,
+        unrolled: list[tuple[int, int]],
+        constant: int,
+    ) -> Across | None:
+        """The copies that are next to each other, if there are enough."""
+        em, dtype = self.emitter, self.array(target).dtype
+        if em.fixed or dtype.itemsize < 4 or to_memory(dtype, em.lanes) or em.lanes > 16:
+            return None
+        for number, factor in unrolled:
+            count = em.extents[number]
+            if factor == 1 and 4 <= count <= min(em.lanes, abs(stride)):
+                others = [u for u in unrolled if u[0] != number]
+                base = self._offset(target, pointer, others, constant)
+                return None if number in base.axes else Across(base, stride, number)
+        return None
 
     def _base(self, target: Target, levels: dict[int, dict[Expr, int]]) -> Value:
         """A pointer with the scalar terms added, outermost level first, each where it is
@@ -161,7 +196,10 @@ class Memory:
         ):
             # which lanes there are is known in this tile only
             self._to = max(self._to, em.values[em.lane_axis].depth)
-        raw = self._load_lanes(address, valid, array.dtype)
+        if address.across is not None and len(e.src) == 1:
+            raw = self._load_across(address.across, array.dtype)
+        else:
+            raw = self._load_lanes(address, valid, array.dtype)
         reads = raw.reads | (valid.reads if valid else NOTHING)
         raw.reads = reads | {e.arg} if array.mutable else reads
         convert = from_memory(array.dtype, raw.lanes)
@@ -250,6 +288,52 @@ class Memory:
             to=self._to,
         )
 
+    def _load_across(self, across: Across, dtype: DType) -> Value:
+        """A vector along the copies for each lane, transposed."""
+        em, element, ty = self.emitter, memory(dtype), vector(memory(dtype), self.emitter.lanes)
+        base, count = across.pointer, em.extents[across.number]
+        depth = em.place([base, *(em.values[axis] for axis in em.numbers)], self._to)
+        lines, axes = em.scopes[depth].lines, em.merge([base.axes, (across.number,)])
+        text = f"  {{r}} = load {ty}, ptr {{r}}.p, align {dtype.itemsize}\n"
+        if count < em.lanes:
+            text = (
+                f"  {{r}} = call {ty} @llvm.masked.load.{mangled(element, em.lanes)}.p0("
+                f"ptr {{r}}.p, i32 {dtype.itemsize}, <{em.lanes} x i1> "
+                f"{lane_mask(count, em.lanes)}, {ty} zeroinitializer)\n"
+            )
+        text = f"  {{r}}.p = getelementptr {element}, ptr {{a}}, i64 {{s}}\n" + text
+        columns: list[list[str]] = []
+        for pointer in base.names:
+            rows = [em.name() for _ in range(em.active)]
+            lines += [text.format(r=r, a=pointer, s=n * across.stride) for n, r in enumerate(rows)]
+            rows += ["zeroinitializer"] * (em.lanes - em.active)
+            columns.append(self._transposed(rows, ty, lines))
+        place = em.positions(axes, base.axes)
+        which = em.positions(axes, (across.number,))
+        names = [columns[p][w] for p, w in zip(place, which, strict=True)]
+        return Value(names, element, em.lanes, axes, depth, base.reads)
+
+    def _transposed(self, rows: list[str], ty: str, lines: list[str]) -> list[str]:
+        """As many vectors as lanes, transposed by exchanging ever larger blocks of pairs."""
+        lanes, step = len(rows), 1
+        while step < lanes:
+            masks = [
+                ", ".join(f"i32 {lane + (lanes - step) * bool(lane & step)}" for lane in range(lanes)),
+                ", ".join(
+                    f"i32 {lane + (lanes if lane & step else step)}" for lane in range(lanes)
+                ),
+            ]
+            made = list(rows)
+            for r in (r for r in range(lanes) if not r & step):
+                for at, mask in zip((r, r + step), masks, strict=True):
+                    made[at] = self.emitter.name()
+                    lines.append(
+                        f"  {made[at]} = shufflevector {ty} {rows[r]}, {ty} {rows[r + step]}, "
+                        f"<{lanes} x i32> <{mask}>\n"
+                    )
+            rows, step = made, 2 * step
+        return rows
+
     def _mask(self, valid: Value | None) -> tuple[str, list[Value]]:
         """The text of the mask of a vector access, and the values it needs in addition."""
         em = self.emitter
@@ -307,6 +391,8 @@ class Memory:
             self._store_copies(
                 _Store("run", array.dtype, em.lanes, put.mode), address.pointer, value, valid
             )
+        elif address.across is not None and put.mode == "set" and valid is None:
+            self._store_across(address.across, value, array.dtype)
         elif address.stride != 0 and put.mode == "set":
             pointers = self._every_lane(address, memory(array.dtype))
             self._store_copies(
@@ -316,6 +402,25 @@ class Memory:
             pointers = self._every_lane(address, memory(array.dtype))
             self._store_lanes(_Store("one", array.dtype, 0, put.mode), pointers, value, valid)
         em.written((put.target,))
+
+    def _store_across(self, across: Across, value: Value, dtype: DType) -> None:
+        """The copies transposed, and for each lane a vector along them."""
+        em, element, ty = self.emitter, memory(dtype), vector(memory(dtype), self.emitter.lanes)
+        base, count = across.pointer, em.extents[across.number]
+        value, run = em.widen(value, em.lanes), _Store("run", dtype, em.lanes, "set")
+        outer = tuple(n for n in em.merge([base.axes, value.axes]) if n != across.number)
+        names = em.spread(value, (*outer, across.number))
+        text = _store_text(run, "" if count == em.lanes else lane_mask(count, em.lanes))
+        for n, pointer in enumerate(em.spread(base, outer)):
+            rows = names[n * count : (n + 1) * count] + ["poison"] * (em.lanes - count)
+            columns = self._transposed(rows, ty, em.lines)
+            for lane in range(em.active):
+                name = em.name()
+                em.lines.append(
+                    f"  {name}.p = getelementptr {element}, ptr {pointer}, "
+                    f"i64 {lane * across.stride}\n"
+                    + text.format(r=name, p=f"{name}.p", v=columns[lane])
+                )
 
     def _columns(self, pointer: Value, value: Value, valid: Value | None) -> list[list[str]]:
         em, parts = self.emitter, [pointer, value, *([valid] if valid else [])]
