@@ -272,3 +272,21 @@ def test_a_variable_is_bound_at_the_run() -> None:
         realize.realize([x])
     with pytest.raises(ShapeError, match="variable n: got 10, expected 1 <= n <= 9"):
         realize.realize([x], {"n": 10})
+
+
+def test_arena_never_holds_two_things_at_once() -> None:
+    rng = np.random.default_rng(0)
+    for count in (0, 1, 2, 40):
+        ends = rng.integers(0, 20, (count, 2))
+        needs = [
+            memory.Lifetime(int(rng.choice([1, 256, 300, 5000])), int(min(e)), int(max(e)))
+            for e in ends
+        ]
+        offsets, total = memory.place(needs)
+        spans = [(o, o + n.nbytes, n) for o, n in zip(offsets, needs, strict=True)]
+        for i, (start, stop, a) in enumerate(spans):
+            assert start % memory.ALIGNMENT == 0
+            assert stop <= total
+            for other, end, b in spans[:i]:
+                together = a.first <= b.last and b.first <= a.last
+                assert not together or stop <= other or end <= start

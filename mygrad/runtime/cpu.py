@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 import weakref
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -334,13 +335,49 @@ class _Access(NamedTuple):
     written: bool
     parallel: bool
 
-    def conflicts(self, other: _Access, apart: bool) -> bool:
-        """Whether two launches with these must not overlap in time."""
-        if not (self.written or other.written) or not (self.parallel or other.parallel):
-            return False  # only reading, or both on thread 0
-        if self.slot != other.slot:
-            return not apart
-        return self.start < other.end and other.start < self.end
+
+class _Bytes:
+    """A set of byte ranges that grows, as sorted disjoint ranges: plans have thousands."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+
+    def overlaps(self, start: int, end: int) -> bool:
+        """Whether a byte from `start` to `end` is in the set."""
+        return start < end and bisect_right(self.ends, start) < bisect_left(self.starts, end)
+
+    def add(self, start: int, end: int) -> None:
+        """Put these bytes into the set; neighbours become one range."""
+        if start >= end:
+            return
+        first, last = bisect_left(self.ends, start), bisect_right(self.starts, end)
+        if first < last:
+            start, end = min(start, self.starts[first]), max(end, self.ends[last - 1])
+        self.starts[first:last], self.ends[first:last] = [start], [end]
+
+
+class _Since:
+    """What was touched since the last barrier, by (is written, is shared by threads)."""
+
+    def __init__(self) -> None:
+        self.kinds: dict[tuple[bool, bool], dict[int, _Bytes]] = {}
+
+    def conflicts(self, a: _Access, apart: bool) -> bool:
+        """Whether a launch with access `a` must wait for one of those before."""
+        for (written, parallel), slots in self.kinds.items():
+            if not (written or a.written) or not (parallel or a.parallel):
+                continue  # only reading, or both on thread 0
+            if not apart and (len(slots) > 1 or a.slot not in slots):
+                return True
+            if a.slot in slots and slots[a.slot].overlaps(a.start, a.end):
+                return True
+        return False
+
+    def add(self, a: _Access) -> None:
+        """Remember an access."""
+        slots = self.kinds.setdefault((a.written, a.parallel), {})
+        slots.setdefault(a.slot, _Bytes()).add(a.start, a.end)
 
 
 def _accesses(launch: Launch) -> list[_Access]:
@@ -355,11 +392,14 @@ def _accesses(launch: Launch) -> list[_Access]:
 
 
 def _barriers(launches: Sequence[Launch], apart: bool) -> list[bool]:
-    """For every launch, whether all threads must meet before it."""
-    barriers, since = [], []  # type: list[bool], list[_Access]
+    """For every launch, whether all threads must meet before it. `apart`: different slots are
+    different memory."""
+    barriers, since = [], _Since()
     for launch in launches:
         own = _accesses(launch)
-        needed = any(a.conflicts(b, apart) for a in own for b in since)
+        needed = any(since.conflicts(a, apart) for a in own)
         barriers.append(needed)
-        since = own if needed else since + own
+        since = _Since() if needed else since
+        for a in own:
+            since.add(a)
     return barriers

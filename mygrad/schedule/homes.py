@@ -111,7 +111,8 @@ class Homes:
         self.cuts: set[Node] = set()  # those that must not be computed inside of their readers
         self.own: dict[Node, Facts] = {}
         self.facts: dict[Node, Facts] = {}  # as readers see them
-        self.demands: dict[Node, list[Demand]] = defaultdict(list)
+        # each demand once, in order of arrival
+        self.demands: dict[Node, dict[Demand, None]] = defaultdict(dict)
         self.group_of: dict[Node, Group] = {}
         self.groups: list[Group] = []
         self._gather_facts()
@@ -193,7 +194,7 @@ class Homes:
     # --- one node ---------------------------------------------------------------------------------
 
     def _place(self, node: Node) -> None:
-        demands = self.demands.pop(node, [])
+        demands = list(self.demands.pop(node, {}))
         if node in self.must:
             self._store(node, demands, self.must[node])
         elif node.op in MOVEMENT:
@@ -342,16 +343,15 @@ class Homes:
             self._pass_on(node, mine)
         elif node.op in STEPS:
             for s in node.src:
-                self.demands[s].append(Demand(group, (), True, frozenset()))
+                self.demands[s][Demand(group, (), True, frozenset())] = None
         if node.op is Op.SCATTER:
             first = self._new_group(
                 node, "a scatter starts from a copy of its first operand", node.shape
             )
             first.initial = True
             group.reads.add(first)
-            self.demands[node.src[0]].append(
-                Demand(first, first.index, False, frozenset(first.axes))
-            )
+            mine = [Demand(first, first.index, False, frozenset(first.axes))]
+            self.demands[node.src[0]].update(dict.fromkeys(mine))
 
     def _new_group(self, node: Node, reason: str, shape: Shape) -> Group:
         group = Group(node, (), (), reason)
@@ -394,44 +394,52 @@ class Homes:
 
     def _merge_siblings(self) -> None:
         """Reductions over the same loops that read the same array become outputs of one kernel."""
-        alike: dict[tuple[Shape, Shape, tuple[int, ...]], list[Group]] = defaultdict(list)
+        readers: dict[Group, set[Group]] = defaultdict(set)
+        for group in self.groups:
+            for other in group.reads:
+                readers[other].add(group)
+        # reductions that kernels begin with, by their loops and an array that they read
+        kept: dict[tuple[Shape, Shape, tuple[int, ...], Node], list[Group]] = defaultdict(list)
+        number = {group: i for i, group in enumerate(self.groups)}
+        gone: set[Group] = set()
         for group in self.groups:
             root = group.root
-            if root.op is Op.REDUCE and not (group.initial or group.heavy):
-                alike[root.shape, root.src[0].shape, root.arg[1]].append(group)
-        for candidates in alike.values():
-            kept: list[Group] = []
-            for group in candidates:
-                target = next((k for k in kept if self._siblings(k, group)), None)
-                if target is None:
-                    kept.append(group)
-                else:
-                    self._absorb(target, group)
+            if root.op is not Op.REDUCE or group.initial or group.heavy:
+                continue
+            leaves = self.facts[root.src[0]].leaves
+            large = [x for x in leaves if x.size * 2 >= _work(root)]
+            places = [kept[root.shape, root.src[0].shape, root.arg[1], x] for x in large]
+            near = {k for place in places for k in place[-cost.SIBLINGS :]}
+            ordered = sorted(near, key=number.__getitem__)  # sets of groups have no order
+            target = next((k for k in ordered if _independent(k, group)), None)
+            if target is not None:
+                self._absorb(target, group, readers)
+                gone.add(group)
+            else:
+                for place in places:
+                    place.append(group)
+        self.groups = [g for g in self.groups if g not in gone]
 
-    def _siblings(self, a: Group, b: Group) -> bool:
-        read_a, read_b = (self.facts[g.root.src[0]].leaves for g in (a, b))
-        shared = any(x.size * 2 >= _work(a.root) for x in read_a & read_b)
-        return shared and not a.depends_on({b}) and not b.depends_on({a})
-
-    def _absorb(self, target: Group, group: Group) -> None:
+    def _absorb(self, target: Group, group: Group, readers: dict[Group, set[Group]]) -> None:
         target.outputs.update(group.outputs)
         target.reads |= group.reads
         target.rows += group.rows
-        self.groups.remove(group)
         for node in group.outputs:
             self.group_of[node] = target
-        for other in self.groups:
-            if group in other.reads:
-                other.reads.remove(group)
-                other.reads.add(target)
+        for other in group.reads:
+            readers[other].remove(group)
+            readers[other].add(target)
+        for other in readers.pop(group, ()):
+            other.reads.remove(group)
+            other.reads.add(target)
+            readers[target].add(other)
 
     # --- what reading a node demands of its operands ----------------------------------------------
 
     def _pass_on(self, node: Node, demands: Iterable[Demand]) -> None:
         for d in demands:
             for source, demand in _operand_demands(node, d):
-                if demand not in self.demands[source]:
-                    self.demands[source].append(demand)
+                self.demands[source].setdefault(demand)
 
     def add_copy(self, copy: Node, reader: Group) -> None:
         """Give `copy`, a padded copy of something that is in memory, a buffer and a group."""
@@ -449,6 +457,10 @@ def _is_epilogue(node: Node, facts: Facts) -> bool:
 
 def _weight(members: Iterable[Node], size: int) -> float:
     return sum(cost.weight(m.op) * min(1.0, m.size / max(size, 1)) for m in members)
+
+
+def _independent(a: Group, b: Group) -> bool:
+    return not a.depends_on({b}) and not b.depends_on({a})
 
 
 def _forced(node: Node) -> str:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from mygrad.helpers import round_up
+
+Array = np.ndarray[Any, Any]
 
 ALIGNMENT = 256  # bytes: cache lines, vector loads and OpenCL sub-buffers are content with it
 
@@ -27,21 +32,27 @@ def place(needs: Sequence[Lifetime]) -> tuple[list[int], int]:
     >>> place([Lifetime(256, 0, 1), Lifetime(512, 1, 2), Lifetime(256, 2, 3)])
     ([512, 0, 512], 768)
     """
-    offsets = [0] * len(needs)
-    placed: list[int] = []
-    for i in sorted(range(len(needs)), key=lambda i: (-needs[i].nbytes, needs[i].first, i)):
-        need = needs[i]
-        taken = sorted(
-            (offsets[j], offsets[j] + round_up(needs[j].nbytes, ALIGNMENT))
-            for j in placed
-            if needs[j].first <= need.last and need.first <= needs[j].last
-        )
-        offset = 0
-        for start, stop in taken:
-            if start - offset >= need.nbytes:
-                break
-            offset = max(offset, stop)
-        offsets[i] = offset
-        placed.append(i)
-    size = max((offsets[i] + round_up(n.nbytes, ALIGNMENT) for i, n in enumerate(needs)), default=0)
-    return offsets, size
+    offsets, total = [0] * len(needs), 0
+    # (offset, end, first, last) of what is placed, by offset, as columns: plans have thousands
+    placed = np.zeros((4, len(needs)), np.int64)
+    for n, i in enumerate(sorted(range(len(needs)), key=lambda i: _order(needs[i], i))):
+        need, (starts, ends, first, last) = needs[i], placed[:, :n]
+        alive = (first <= need.last) & (last >= need.first)
+        offset = _gap(starts[alive], ends[alive], need.nbytes)
+        end = offset + round_up(need.nbytes, ALIGNMENT)
+        at = int(np.searchsorted(starts, offset))
+        placed[:, at + 1 : n + 1] = placed[:, at:n].copy()
+        placed[:, at] = offset, end, need.first, need.last
+        offsets[i], total = offset, max(total, end)
+    return offsets, total
+
+
+def _order(need: Lifetime, i: int) -> tuple[int, int, int]:
+    return -need.nbytes, need.first, i
+
+
+def _gap(starts: Array, ends: Array, nbytes: int) -> int:
+    """The lowest offset with `nbytes` free before the next of `starts`, which are sorted."""
+    free = np.maximum.accumulate(np.concatenate(([0], ends)))
+    fits = np.flatnonzero(starts - free[:-1] >= nbytes)
+    return int(free[fits[0]] if fits.size else free[-1])

@@ -184,9 +184,10 @@ class _Planner:
         results = tuple(self._memory(r.src[0] if r.op is Op.STORE else r) for r in roots)
         ordered = tuple(s for s in steps if s is not None)
         separate = {i for s in ordered if not isinstance(s.what, Kernel) for i in s.arguments}
-        offsets, arenas = self._place(ordered, set(results) | separate)
+        kept = set(results)
+        offsets, arenas = self._place(ordered, kept | separate)
         memories = tuple(
-            self._describe(i, node, set(results), offsets) for i, node in enumerate(self.nodes)
+            self._describe(i, node, kept, offsets) for i, node in enumerate(self.nodes)
         )
         return Schedule(ordered, memories, results, arenas)
 
