@@ -318,7 +318,9 @@ class Memory:
         lanes, step = len(rows), 1
         while step < lanes:
             masks = [
-                ", ".join(f"i32 {lane + (lanes - step) * bool(lane & step)}" for lane in range(lanes)),
+                ", ".join(
+                    f"i32 {lane + (lanes - step) * bool(lane & step)}" for lane in range(lanes)
+                ),
                 ", ".join(
                     f"i32 {lane + (lanes if lane & step else step)}" for lane in range(lanes)
                 ),
