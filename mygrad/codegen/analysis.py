@@ -31,16 +31,18 @@ from mygrad.codegen.actions import (
     start,
 )
 from mygrad.codegen.prepare import BLOCK
-from mygrad.codegen.staging import stages_of
+from mygrad.codegen.staging import ALIASED, stages_of
 from mygrad.codegen.tiling import Nest, Tile, nests_of, tile_of
-from mygrad.expr import Expr
+from mygrad.expr import Expr, free_axes, toposort
 from mygrad.helpers import ceildiv, prod
 from mygrad.kernel import Kernel, ordered_axes, scan_axes
+from mygrad.ops import Op
 from mygrad.program import Target
 
 SMALL = 10_000  # operations below which one thread is faster than several
 LONG = 6  # operations after a reduction that are not repeated for every copy of a tile
 FEW = 4  # copies up to which they are
+PANEL = 512  # steps of a reduction that are done for all outputs before the next ones
 REPEATED = 0.1  # share of the work that every thread may repeat
 
 
@@ -76,7 +78,13 @@ class Plan:
             taken += self.divide(root, name)
             taken += self.block(root, apply(start(self.kernel), taken))
         scheduled = apply(start(self.kernel), taken)
+        outermost = self.panels(scheduled)
+        if outermost:
+            taken.append(Split(outermost, PANEL))
+            scheduled = taken[-1].apply(scheduled)
         order = tuple(p.name for p in self.order(scheduled))
+        if outermost:  # partial results wait in the output
+            order = (outermost + "o", *(n for n in order if n != outermost + "o"))
         if order != tuple(p.name for p in scheduled.loops):
             taken.append(Reorder(order))
             scheduled = Reorder(order).apply(scheduled)
@@ -103,7 +111,8 @@ class Plan:
         lanes, copies = self.tile.lanes.get(root, 1), self.tile.copies.get(root, 1)
         taken: list[Action] = []
         if lanes * copies == 1:
-            return taken
+            run = self.tile.runs.get(root, 1)
+            return [Split(name, run)] if run > 1 else taken
         taken.append(Split(name, lanes * copies))
         if lanes == 1:
             return [*taken, Unroll(name + "i")]
@@ -117,6 +126,24 @@ class Plan:
         if root in self.kernel.axes or not long:
             return []
         return [Split(long[0].name, BLOCK // 4)]
+
+    def panels(self, scheduled: Schedule) -> str:
+        """A long reduction of which every step reads from other rows, far apart: it is divided
+        outside of all loops, so that the rows of a part stay in reach. The partial results live in
+        the output, which must be a plain sum."""
+        nest, store = self.nests[0] if self.nests else None, self.kernel.stores[0]
+        plain = len(self.kernel.stores) == 1 and store.mode == "set" and store.valid is None
+        if nest is None or not plain or store.value.op is not Op.REDUCE or len(nest.reduced) != 1:
+            return ""
+        inner = [p for p in scheduled.loops if p.root is nest.reduced[0]]
+        whole = len(inner) == 1 and inner[0].kind == "seq" and inner[0].extent > 2 * PANEL
+        if not whole or free_axes(store.value) != free_axes(store.index) or self.fixed:
+            return ""
+        if any(n.op is Op.LOAD and n.arg == store.slot for n in toposort([store.value])):
+            return ""
+        rows = [x for x in nest.accesses if not any(x.strides.get(a, 0) for a in self.tile.lanes)]
+        far = any(abs(x.strides.get(inner[0].root) or 0) * x.itemsize >= ALIASED for x in rows)
+        return inner[0].name if far else ""
 
     def order(self, scheduled: Schedule) -> list[LoopAxis]:
         """Loops by: outputs before reductions; how many reductions need the axis; sequential loops

@@ -43,18 +43,28 @@ def _is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
 
 
 def _stage(nest: Nest, access: Access, loops: list[LoopAxis], target: Target) -> list[Stage]:
-    """Outside of all loops, or at the outermost loop inside of which the copy fits in half of the
-    second cache and is used again."""
+    """Where the copy fits in half of the second cache and is used again: the place where least is
+    copied in all, and among those the innermost."""
+    best: list[Stage] = []
+    least = 0
     for n, at in enumerate([None, *loops]):
         inner = loops[n:]
-        if at is not None and (at.is_tile or at.root in nest.reduced):
+        if at is not None and (
+            at.is_tile or all(p.root in nest.reduced or p.is_tile for p in inner)
+        ):
             break
+        if at is not None and at.root in nest.reduced:
+            continue
         layout = [p for p in inner if access.strides.get(p.root, 0) != 0]
         again = [p for p in inner if p.root not in nest.reduced and p not in layout]
         size = prod(p.extent for p in layout) * access.itemsize
         uses = prod(p.extent for p in again)
         trips = prod(p.extent for p in again if not p.is_tile)
-        if layout and trips > 1 and uses >= USES and size <= target.l2_bytes // 2:
+        copied = size * prod(p.extent for p in loops[:n])
+        if not layout or trips <= 1 or uses < USES or size > target.l2_bytes // 2:
+            continue
+        if not best or copied <= least:
             layout.sort(key=lambda p: p.is_tile)
-            return [Stage(access.slot, at.name if at else "", tuple(p.name for p in layout))]
-    return []
+            least = copied
+            best = [Stage(access.slot, at.name if at else "", tuple(p.name for p in layout))]
+    return best

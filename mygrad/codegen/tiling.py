@@ -18,6 +18,7 @@ SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
 STRIDED_STORE = (
     1.2  # parts of lines are written many times, where a gather reads them from the cache
 )
+PAGE = 4096  # bytes; lanes on pages of their own cost an address translation each
 COPIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 VECTORS = (1, 2, 3, 4)
 SPARE = 4  # registers for spread scalars and constants
@@ -45,15 +46,26 @@ class Access:
             return SPLAT
         if step == 1:
             return 1.0
-        return lanes * (STRIDED_STORE if self.stores else 1.0)
+        far = 1.0 + min(abs(step or PAGE) * self.itemsize, PAGE) / PAGE
+        return lanes * far * (STRIDED_STORE if self.stores else 1.0)
 
-    def packed_cost(self, nest: Nest, axis: Expr, lanes: int, target: Target) -> float:
-        """Of one vector along `axis` if the operand may be staged: a copy, shared by all that read
-        it."""
+    def packed_cost(
+        self, nest: Nest, axis: Expr, lanes: int, target: Target, vectors: int = 1
+    ) -> float:
+        """Of one of `vectors` along `axis` if the operand may be staged: a copy, shared by all that
+        read it."""
         cost = self.cost(axis, lanes)
-        copied = prod(a.arg[1] for a in nest.reduced if self.strides.get(a, 0) != 0)
-        wide = min(lanes * max(VECTORS), axis.arg[1])
-        fits = copied * wide * self.itemsize <= target.l2_bytes // 2
+        # a window that slides is copied once for every place it is at in the tile
+        slides = [
+            a for a in nest.axes if any(_slides(self, a, r) for r in nest.reduced if r is not a)
+        ]
+        copied = prod(
+            a.arg[1] if a in nest.reduced else min(a.arg[1], ENOUGH)
+            for a in nest.axes
+            if (a in nest.reduced and self.strides.get(a, 0) != 0)
+            or (a in slides and a is not axis)
+        )
+        fits = copied * lanes * vectors * self.itemsize <= target.l2_bytes // 2
         if cost <= 1.0 or not self.can_stage or not fits:
             return cost
         uses = prod(
@@ -106,10 +118,11 @@ class Nest:
 
 @dataclass
 class Tile:
-    """Lanes and copies of each axis that has some."""
+    """Lanes and copies of each axis that has some; `runs` of a reduction that are written out."""
 
     lanes: dict[Expr, int] = field(default_factory=dict)
     copies: dict[Expr, int] = field(default_factory=dict)
+    runs: dict[Expr, int] = field(default_factory=dict)
 
     def size(self, axis: Expr) -> int:
         """Points of the axis that one tile covers."""
@@ -297,16 +310,29 @@ def _register_tile(
     far = {a: max((abs(x.strides.get(a) or 0) for x in loads), default=0) for a in shared}
     needed = {a: sum(x.strides.get(a, 0) != 0 for x in vectors) for a in shared}
     shared.sort(key=lambda a: (needed[a], -min(a.arg[1], ENOUGH), far[a]))
-    options = [[(a, c) for c in COPIES if c <= a.arg[1]] for a in shared[:1]]
+    inner = min(nest.reduced, key=lambda a: nest.moved(a, tile))
+    slides = [a for a in shared if any(_slides(x, a, inner) for x in loads)]
     outer = vector is not None and vector not in nest.reduced
-    if shared and (not outer or shared[0].arg[1] < ENOUGH):
-        options += [[(a, c) for c in (1, 2, 4) if c <= a.arg[1]] for a in shared[1:2]]
-    if outer:
+    candidates: list[tuple[tuple[Expr, int], ...]] = []
+    for first in dict.fromkeys([*shared[:1], *slides[:1]]):
+        options = [[(first, c) for c in COPIES if c <= first.arg[1]]]
+        second = next((a for a in shared if a is not first), None)
+        if second is not None and (not outer or first.arg[1] < ENOUGH):
+            options.append([(second, c) for c in (1, 2, 4) if c <= second.arg[1]])
+        if outer:
+            assert vector is not None
+            most = ceildiv(vector.arg[1], tile.lanes[vector])
+            options.append([(vector, c) for c in VECTORS if c <= most])
+        candidates += itertools.product(*options)
+    if not shared and outer:
         assert vector is not None
         most = ceildiv(vector.arg[1], tile.lanes[vector])
-        options.append([(vector, c) for c in VECTORS if c <= most])
-    best = min(itertools.product(*options), key=lambda t: _tile_cost(nest, tile, vector, t, target))
+        candidates += [((vector, c),) for c in VECTORS if c <= most]
+    best = min(candidates or [()], key=lambda t: _tile_cost(nest, tile, vector, t, target))
     tile.copies.update({a: c for a, c in best if c > 1})
+    run = max((_met_again(x, inner, best, target) for x in loads), default=1)
+    if 1 < run < inner.arg[1]:
+        tile.runs[inner] = run
     if vector is not None and not outer and prod(c for _, c in best) < 4:
         tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
 
@@ -322,16 +348,21 @@ def _tile_cost(
     cells = prod(c for _, c in chosen)
     width = tile.lanes[vector] if vector is not None else 1
     registers = ceildiv(width * nest.itemsize, target.vector_bytes)
+    inner = min(nest.reduced, key=lambda a: nest.moved(a, tile))
+    wide = prod(c for a, c in chosen if a is vector)
     loads, live, kept = 0.0, 0, 0
     for access in nest.accesses:
         if access.stores:
             continue
         made = prod(c for a, c in chosen if access.strides.get(a, 0) != 0)
-        along = access.packed_cost(nest, vector, width, target) if vector is not None else 1.0
-        again = _met_again(nest, tile, access, chosen, target)
+        along = 1.0
+        if vector is not None:
+            along = access.packed_cost(nest, vector, width, target, wide)
+        again = _met_again(access, inner, chosen, target)
         if again > 1 and along == SPLAT:
             kept = max(kept, made)
-            loads += (made + again - 1) / again
+            window = prod(c for a, c in chosen if _slides(access, a, inner))
+            loads += made / window * (window + again - 1) / again
             continue
         loads += made * max(along, 1.0)
         if along != SPLAT:
@@ -347,15 +378,19 @@ def _tile_cost(
     return (0.5 + loads / cells) * waste + latency
 
 
+def _slides(access: Access, axis: Expr, inner: Expr) -> bool:
+    """Whether a step of the reduction over `inner` moves as far as one from copy to copy."""
+    step = abs(access.strides.get(inner) or 0)
+    return step > 0 and abs(access.strides.get(axis) or 0) == step
+
+
 def _met_again(
-    nest: Nest, tile: Tile, access: Access, chosen: tuple[tuple[Expr, int], ...], target: Target
+    access: Access, inner: Expr, chosen: tuple[tuple[Expr, int], ...], target: Target
 ) -> int:
-    """Iterations of a short innermost reduction that share loads with each other: a step of it
-    moves as far as a step from copy to copy, as in a window that slides. Otherwise 1."""
-    inner = min(nest.reduced, key=lambda a: nest.moved(a, tile))
-    trips, step = inner.arg[1], access.strides.get(inner)
-    straight = trips <= SHORT and prod(c for _, c in chosen) * trips <= STRAIGHT
-    if target.language != "llvm" or not straight or not step:
-        return 1
-    same = any(c > 1 and abs(access.strides.get(a) or 0) == abs(step) for a, c in chosen)
-    return trips if same else 1
+    """The iterations of the innermost reduction that are written out to share the loads of a window
+    that slides; 1 where there are none."""
+    cells = prod(c for _, c in chosen)
+    most = min(SHORT, STRAIGHT // cells, inner.arg[1])
+    runs = [n for n in range(3, most + 1) if inner.arg[1] % n == 0]
+    slides = any(c > 1 and _slides(access, a, inner) for a, c in chosen)
+    return runs[-1] if slides and runs and target.language == "llvm" else 1
