@@ -18,6 +18,7 @@ EPILOGUE_ROWS = 32  # rows a row kernel needs, so that threads can share them
 SMALL = 16384  # elements below which a kernel runs on one thread anyway
 MAX_OPERATIONS = 300  # in the expression of one value: compile time grows with it
 MAX_LEAVES = 24  # arrays read by the expression of one value: kernel arguments
+PLACES = 4  # at which a kernel computes anew what it also stores; chains of those would explode
 SIBLINGS = 8  # kernels that are looked at to find one that a reduction can join
 
 WEIGHT: dict[Op, float] = {

@@ -378,9 +378,11 @@ class Homes:
 
     def _home_in(self, node: Node, demands: list[Demand]) -> Demand | None:
         """A demand of one group at which it can store the node. A reduction must be read there
-        only."""
+        only; anything else is computed again at the other places, so that those must be few."""
         if node.op is Op.REDUCE:
             return demands[0] if self._why_not_register(node, demands) is None else None
+        if len(demands) > cost.PLACES:
+            return None
         return next((d for d in demands if self._why_not_register(node, [d]) is None), None)
 
     # --- after: what the visit could not see ------------------------------------------------------
