@@ -273,6 +273,7 @@ class Stage:
     """Copy what the loads of a buffer read inside one iteration of loop `at` into scratch memory,
     laid out as a row-major array over the loops `layout`, all of them inside of `at`; read it from
     there. At "" the copy is made once, outside of all loops (by every thread for itself).
+    `transposed`: in square blocks where lanes are far apart and another axis is contiguous.
 
     for no: for mo: for k: f(B[k * n + no * 8 + ni])
     ->  Stage(1, "no", ("k", "ni"))  ->
@@ -284,6 +285,7 @@ class Stage:
     slot: int
     at: str
     layout: tuple[str, ...]
+    transposed: bool = False
 
     def apply(self, s: Schedule) -> Schedule:
         """The schedule after the action."""

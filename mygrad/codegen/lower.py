@@ -23,6 +23,7 @@ from mygrad.codegen.prepare import (
     axes_of,
     combine,
     defer_stores,
+    in_blocks,
     prepare,
     staged_loads,
 )
@@ -58,6 +59,7 @@ class Placer:
         self.order = {p.axis: n for n, p in enumerate(schedule.loops)}
         self.loop_of = {p.axis: p for p in schedule.loops}
         self.tile_axes = frozenset(p.axis for p in schedule.loops if p.is_tile)
+        self.next_id = schedule.next_id + 1  # of axes that only copies have
         self.names: dict[str, int] = {}
         self.unnamed: set[Expr] = set()  # values that exist in one branch only
         self.staged: dict[Expr, Staged] = staged_loads(schedule, self.stores)
@@ -177,10 +179,14 @@ class Placer:
             )
         nests: dict[LoopAxis, Scope] = {}
         at.copies.append((staged.scratch, nests))
-        loops = sorted(staged.layout, key=lambda p: (p.is_tile, self.order[p.axis]))
+        ordered = sorted(staged.layout, key=lambda p: (p.is_tile, self.order[p.axis]))
+        loops, index, sources = in_blocks(self.schedule, staged, ordered, self.next_id)
+        self.next_id += 2
+        self.tile_axes |= {p.axis for p in loops if p.is_tile}
+        self.affine |= {e for e in toposort([index, sources[0]]) if e.op in (Op.ADD, Op.MUL)}
         scope = at.inside(loops, nests)
-        src = tuple(self.place(e, scope) for e in staged.load.src)
-        scope.leaves.append(Put(staged.scratch.name, staged.index, rebuild(staged.load, src)))
+        src = tuple(self.place(e, scope) for e in sources)
+        scope.leaves.append(Put(staged.scratch.name, index, rebuild(staged.load, src)))
 
     def is_copied(self, e: Expr, scope: Scope) -> bool:
         """Whether a load is staged on the way to this scope."""

@@ -20,10 +20,13 @@ from mygrad.errors import InternalError
 from mygrad.expr import (
     Expr,
     alu,
+    axis,
     both,
     const,
     free_axes,
+    from_linear,
     less,
+    linear,
     load,
     rebuild,
     reduce,
@@ -32,7 +35,7 @@ from mygrad.expr import (
     toposort,
     where,
 )
-from mygrad.helpers import prod, strides_of
+from mygrad.helpers import ceildiv, prod, strides_of
 from mygrad.kernel import BufferInfo, Store, roots_of, store_axes
 from mygrad.numeric import identity
 from mygrad.ops import Op
@@ -207,6 +210,7 @@ class Staged:
     scratch: Scratch
     index: Expr
     load: Expr
+    transposed: bool
 
     @property
     def read(self) -> Expr:
@@ -226,8 +230,47 @@ def staged_loads(schedule: Schedule, stores: list[Store]) -> dict[Expr, Staged]:
         layout = tuple(schedule.loop(name) for name in stage.layout)
         scratch = Scratch(f"s{len(staged)}", e.dtype, prod(p.extent for p in layout))
         at = schedule.loop(stage.at) if stage.at else None
-        staged[e] = Staged(at, layout, scratch, row_major(layout), e)
+        staged[e] = Staged(at, layout, scratch, row_major(layout), e, stage.transposed)
     return staged
+
+
+def in_blocks(
+    schedule: Schedule, staged: Staged, loops: list[LoopAxis], next_id: int
+) -> tuple[list[LoopAxis], Expr, tuple[Expr, ...]]:
+    """The loops, index and sources of a copy. Where its lanes are far apart and another axis is
+    contiguous, it goes by square blocks, which a renderer transposes in registers; their two axes
+    are numbered from `next_id`.
+
+    for k: for jo: vector ji: S[k, jo, ji] = B[j, k]
+    ->  for ko: for jo: unroll ki: vector ji: S[k, jo, ji] = B[j, k]
+    """
+    index, sources = staged.index, staged.load.src
+    (read, start), (written, offset) = linear(sources[0]), linear(index)
+    lanes = next((p for p in loops if p.kind == "vector"), None)
+    far = lanes is not None and abs(read.get(lanes.axis, 0)) >= lanes.extent
+    root = next((p.root for p in loops if read.get(p.axis) == p.stride and p is not lanes), None)
+    if lanes is None or root is None or not staged.transposed or not far or len(sources) > 1:
+        return loops, index, sources
+    parts = schedule.parts(root)
+    own, step = frozenset(p.axis for p in parts), written.get(parts[-1].axis, 0)
+    if (
+        not all(p.kind == "seq" and p in loops for p in parts)
+        or any(read.get(p.axis) != p.stride for p in parts)
+        or any(written.get(p.axis) != step * p.stride for p in parts)
+        or any(free_axes(t) & own for t in (*read, *written) if t.op is not Op.AXIS)
+    ):
+        return loops, index, sources
+    size = lanes.extent
+    outer = LoopAxis("", axis(next_id, ceildiv(root.arg[1], size)), root, size)
+    inner = LoopAxis("", axis(next_id + 1, size), root, 1, "unroll")
+    for terms, factor in ((read, 1), (written, step)):
+        for p in parts:
+            terms.pop(p.axis)
+        terms[outer.axis], terms[inner.axis] = factor * size, factor
+    # everything else runs in order: one block is as much as there are registers for
+    others = [replace(p, kind="seq") for p in loops if p not in parts and p is not lanes]
+    others.insert(loops.index(parts[0]), outer)
+    return [*others, inner, lanes], from_linear(written, offset), (from_linear(read, start),)
 
 
 # --- deferred stores ------------------------------------------------------------------------------

@@ -45,6 +45,8 @@ def _is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
 def _stage(nest: Nest, access: Access, loops: list[LoopAxis], target: Target) -> list[Stage]:
     """Where the copy fits in half of the second cache and is used again: the place where least is
     copied in all, and among those the innermost."""
+    lanes = max((p.extent for p in loops if p.kind == "vector"), default=0)
+    squares = target.language == "llvm" and 4 <= lanes <= 16
     best: list[Stage] = []
     least = 0
     for n, at in enumerate([None, *loops]):
@@ -66,5 +68,6 @@ def _stage(nest: Nest, access: Access, loops: list[LoopAxis], target: Target) ->
         if not best or copied <= least:
             layout.sort(key=lambda p: p.is_tile)
             least = copied
-            best = [Stage(access.slot, at.name if at else "", tuple(p.name for p in layout))]
+            names = tuple(p.name for p in layout)
+            best = [Stage(access.slot, at.name if at else "", names, squares)]
     return best
