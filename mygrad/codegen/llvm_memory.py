@@ -7,6 +7,7 @@ along the vector axis, which decides the form:
     stride 0                 a scalar
     stride 1                 a vector load or store, masked where lanes are missing or not valid
     stride -1                the same, reversed
+    stride 2                 (loads) two vectors, of which every other element is kept
     otherwise                gather, scatter; where copies are next to each other in memory, vectors
                              along them, transposed in registers
 
@@ -20,6 +21,7 @@ from functools import cache
 from typing import NamedTuple
 
 from mygrad.codegen.llvm_ops import combine, fill, from_memory, to_memory
+from mygrad.codegen.llvm_rows import load_row, store_row, transposed
 from mygrad.codegen.llvm_types import lane_mask, mangled, memory, scalar, splat, vector
 from mygrad.codegen.llvm_values import NOTHING, Emitter, Target, Value, fits_int32
 from mygrad.codegen.stmt import Put
@@ -58,6 +60,7 @@ class Address(NamedTuple):
     pointer: Value
     stride: int | None
     across: Across | None = None
+    skips: Value | None = None  # scalar pointers where lanes are every other element
 
 
 class Memory:
@@ -101,7 +104,9 @@ class Memory:
                     level = em.depth if em.fixed and value.axes else value.depth
                     levels.setdefault(level, {})[term] = factor
         pointer = self._base(target, levels)
-        across = None
+        across = skips = None
+        if not wide and stride == 2:
+            skips = self._offset(target, pointer, unrolled, constant)
         if not wide and stride not in (0, 1, -1):
             across = self._across(target, pointer, stride, unrolled, constant)
         if wide or (stride not in (0, 1, -1)):
@@ -109,7 +114,7 @@ class Memory:
                 wide[em.lane_axis] = stride  # type: ignore[index]
             pointer = self._lanes(target, pointer, from_linear(wide, 0))
         moved = self._offset(target, pointer, unrolled, constant)
-        return Address(moved, None if wide else stride, across)
+        return Address(moved, None if wide else stride, across, skips)
 
     def _across(
         self,
@@ -249,6 +254,17 @@ class Memory:
             return em.apply(
                 text, [back], element, em.lanes, pointer.reads, keep_scalar=True, to=self._to
             )
+        if address.skips is not None and valid is None:
+            text = load_row(dtype, em.lanes, em.active, 2)
+            return em.apply(
+                text,
+                [address.skips],
+                element,
+                em.lanes,
+                pointer.reads,
+                keep_scalar=True,
+                to=self._to,
+            )
         mask, operands = self._mask(valid)
         kind = f"{mangled(element, em.lanes)}.v{em.lanes}p0"
         text = (
@@ -294,47 +310,18 @@ class Memory:
         base, count = across.pointer, em.extents[across.number]
         depth = em.place([base, *(em.values[axis] for axis in em.numbers)], self._to)
         lines, axes = em.scopes[depth].lines, em.merge([base.axes, (across.number,)])
-        text = f"  {{r}} = load {ty}, ptr {{r}}.p, align {dtype.itemsize}\n"
-        if count < em.lanes:
-            text = (
-                f"  {{r}} = call {ty} @llvm.masked.load.{mangled(element, em.lanes)}.p0("
-                f"ptr {{r}}.p, i32 {dtype.itemsize}, <{em.lanes} x i1> "
-                f"{lane_mask(count, em.lanes)}, {ty} zeroinitializer)\n"
-            )
-        text = f"  {{r}}.p = getelementptr {element}, ptr {{a}}, i64 {{s}}\n" + text
+        text = f"  {{r}}.a = getelementptr {element}, ptr {{a}}, i64 {{s}}\n"
+        text += fill(load_row(dtype, em.lanes, count, 1), "{r}", "{r}.a")
         columns: list[list[str]] = []
         for pointer in base.names:
             rows = [em.name() for _ in range(em.active)]
             lines += [text.format(r=r, a=pointer, s=n * across.stride) for n, r in enumerate(rows)]
             rows += ["zeroinitializer"] * (em.lanes - em.active)
-            columns.append(self._transposed(rows, ty, lines))
+            columns.append(transposed(rows, ty, em.name, lines))
         place = em.positions(axes, base.axes)
         which = em.positions(axes, (across.number,))
         names = [columns[p][w] for p, w in zip(place, which, strict=True)]
         return Value(names, element, em.lanes, axes, depth, base.reads)
-
-    def _transposed(self, rows: list[str], ty: str, lines: list[str]) -> list[str]:
-        """As many vectors as lanes, transposed by exchanging ever larger blocks of pairs."""
-        lanes, step = len(rows), 1
-        while step < lanes:
-            masks = [
-                ", ".join(
-                    f"i32 {lane + (lanes - step) * bool(lane & step)}" for lane in range(lanes)
-                ),
-                ", ".join(
-                    f"i32 {lane + (lanes if lane & step else step)}" for lane in range(lanes)
-                ),
-            ]
-            made = list(rows)
-            for r in (r for r in range(lanes) if not r & step):
-                for at, mask in zip((r, r + step), masks, strict=True):
-                    made[at] = self.emitter.name()
-                    lines.append(
-                        f"  {made[at]} = shufflevector {ty} {rows[r]}, {ty} {rows[r + step]}, "
-                        f"<{lanes} x i32> <{mask}>\n"
-                    )
-            rows, step = made, 2 * step
-        return rows
 
     def _mask(self, valid: Value | None) -> tuple[str, list[Value]]:
         """The text of the mask of a vector access, and the values it needs in addition."""
@@ -409,19 +396,19 @@ class Memory:
         """The copies transposed, and for each lane a vector along them."""
         em, element, ty = self.emitter, memory(dtype), vector(memory(dtype), self.emitter.lanes)
         base, count = across.pointer, em.extents[across.number]
-        value, run = em.widen(value, em.lanes), _Store("run", dtype, em.lanes, "set")
+        value = em.widen(value, em.lanes)
         outer = tuple(n for n in em.merge([base.axes, value.axes]) if n != across.number)
         names = em.spread(value, (*outer, across.number))
-        text = _store_text(run, "" if count == em.lanes else lane_mask(count, em.lanes))
+        text = store_row(dtype, em.lanes, count)
         for n, pointer in enumerate(em.spread(base, outer)):
             rows = names[n * count : (n + 1) * count] + ["poison"] * (em.lanes - count)
-            columns = self._transposed(rows, ty, em.lines)
+            columns = transposed(rows, ty, em.name, em.lines)
             for lane in range(em.active):
                 name = em.name()
                 em.lines.append(
-                    f"  {name}.p = getelementptr {element}, ptr {pointer}, "
+                    f"  {name}.a = getelementptr {element}, ptr {pointer}, "
                     f"i64 {lane * across.stride}\n"
-                    + text.format(r=name, p=f"{name}.p", v=columns[lane])
+                    + text.format(r=name, a=f"{name}.a", v=columns[lane])
                 )
 
     def _columns(self, pointer: Value, value: Value, valid: Value | None) -> list[list[str]]:

@@ -15,6 +15,7 @@ from mygrad.ops import ALU, TRANSCENDENTAL, Op
 from mygrad.program import Target
 
 SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
+SKIPPED = 3.0  # loading every other element: two vectors and a shuffle
 STRIDED_STORE = (
     1.2  # parts of lines are written many times, where a gather reads them from the cache
 )
@@ -46,6 +47,8 @@ class Access:
             return SPLAT
         if step == 1:
             return 1.0
+        if step == 2 and not self.stores:
+            return min(float(lanes), SKIPPED)
         far = 1.0 + min(abs(step or PAGE) * self.itemsize, PAGE) / PAGE
         return lanes * far * (STRIDED_STORE if self.stores else 1.0)
 
