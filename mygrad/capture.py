@@ -3,12 +3,14 @@
 While a function is captured, every `Lazy` that was made before the capture began and is read or
 assigned is *touched*: the capture remembers it with the node it had. What changed at the end is
 mutated state; what did not is captured input. Nothing else in mygrad knows about captures, except
-for the few operations that cannot be captured, which call `forbid`.
+for the few operations that cannot be captured, which call `forbid`. A capture watches the thread
+that began it; another thread that reads captured state meanwhile finds stand-ins without values.
 """
 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -37,6 +39,7 @@ class Capture:
         self.touched: dict[int, tuple[Lazy, Node]] = {}
         self.fresh: list[tuple[Node, Callable[[], Any]]] = []
         self.conditions: list[tuple[Callable[[], Hashable], Hashable]] = []
+        self.thread = threading.get_ident()
         self._settle = settle
 
     def touch(self, lazy: Lazy) -> None:
@@ -73,7 +76,7 @@ class Lazy:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._epoch = 0 if _current is None else _current.epoch
+        self._epoch = epoch()
 
     @classmethod
     def _wrap(cls, node: Node) -> Lazy:
@@ -86,37 +89,44 @@ class Lazy:
     def node(self) -> Node:
         """The graph node of the value now."""
         if _current is not None and self._epoch != _current.epoch:
-            _current.touch(self)
+            _touch(self)
         return self._node
 
     @node.setter
     def node(self, node: Node) -> None:
         if _current is not None and self._epoch != _current.epoch:
-            _current.touch(self)
+            _touch(self)
         self._node = node
 
 
 def epoch() -> int:
     """The number of the capture in progress, 0 if there is none."""
-    return 0 if _current is None else _current.epoch
+    return 0 if _current is None or _current.thread != threading.get_ident() else _current.epoch
 
 
 def current() -> Capture | None:
-    """The capture in progress, if any."""
-    return _current
+    """The capture in progress in this thread, if any."""
+    return _current if epoch() else None
+
+
+def _touch(lazy: Lazy) -> None:
+    making = current()
+    if making is not None:
+        making.touch(lazy)
 
 
 def depends_on(read: Callable[[], Hashable]) -> None:
     """Say that what is being captured, if anything, holds only while `read()` gives what it gives
     now."""
-    if _current is not None:
-        _current.conditions.append((read, read()))
+    making = current()
+    if making is not None:
+        making.conditions.append((read, read()))
 
 
 def forbid(operation: str, remedy: str) -> None:
     """Raise CaptureError if a function is being captured: `operation` needs the values
     themselves."""
-    if _current is not None:
+    if current() is not None:
         raise CaptureError(
             message(
                 operation,

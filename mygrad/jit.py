@@ -14,7 +14,8 @@ included, then binds buffers and runs the plan.
 - Results are new tensors each time. State (parameters, moments, running statistics, anything
   assigned inside) is found by itself, read where it is at the time of the call and updated by it.
 - Random numbers are fresh in each call. Other data made inside from Python numbers is part of the
-  program.
+  program, and so are Python numbers that the function closes over: pass what changes as an
+  argument, or keep it in a tensor.
 - New shapes, dtypes, devices, static arguments, or another training mode capture again.
 - What needs values during capture (`item`, `numpy`, `bool`, a boolean mask as an index) is a
   CaptureError at the user's line. A tensor that escapes from the function without being returned
@@ -24,6 +25,7 @@ included, then binds buffers and runs the plan.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -41,8 +43,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _ESCAPED = (
-    "it was made inside a jitted function and not returned from it; return it, or read it outside"
+    "it was made inside a jitted function and not returned from it; return it, or, for a .grad "
+    "that backward() left behind, call zero_grad() before the next backward()"
 )
+
+_capturing = threading.RLock()  # captures of other threads wait
 
 
 class Leaf:
@@ -191,7 +196,8 @@ class jit(Generic[P, R]):
             ) from None
         found = next((c for c in known if c.holds()), None)
         if found is None:
-            found = self._capture(tree, arguments)
+            with _capturing:
+                found = self._capture(tree, arguments)
             known.append(found)
         return found.run(arguments)  # type: ignore[no-any-return]
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mygrad import Tensor, jit, nn
+from mygrad import Tensor, context, jit, nn
 from mygrad import dtype as dt
 from mygrad import errors as e
 from mygrad.helpers import optional_import
@@ -106,6 +106,24 @@ SHAPES = {
     "batch norm": Wrong(
         lambda: nn.BatchNorm2d(3)(ones(4, 5)), e.ShapeError, ValueError, "BatchNorm2d", "(4, 5)",
     ),
+    "group_norm of no groups": Wrong(
+        lambda: ones(2, 4).group_norm(0), e.ShapeError, ValueError, "group_norm", "0 groups"
+    ),
+    "cat of nothing": Wrong(lambda: Tensor.cat(), e.ShapeError, ValueError, "cat", "no tensors"),
+    "stack of nothing": Wrong(
+        lambda: Tensor.stack(), e.ShapeError, ValueError, "stack", "no tensors"
+    ),
+    "arange of nan": Wrong(
+        lambda: Tensor.arange(float("nan")), e.ShapeError, ValueError, "arange", "nan", "finite"
+    ),
+    "pool to nothing": Wrong(
+        lambda: ones(1, 1, 4, 4).adaptive_avg_pool2d(0),
+        e.ShapeError, ValueError, "adaptive_avg_pool2d", "0", "1 or more",
+    ),
+    "more than memory has addresses": Wrong(
+        lambda: Tensor.zeros(1 << 40, 1 << 40).contiguous().realize().numpy(),
+        e.MygradError, Exception, "free memory",
+    ),
     "group norm": Wrong(
         lambda: nn.GroupNorm(2, 3), e.ShapeError, ValueError, "GroupNorm", "3 channels in 2 groups"
     ),
@@ -139,6 +157,21 @@ INDICES = {
     "flatten axis": Wrong(
         lambda: ones(2, 3).flatten(5), e.IndexRangeError, IndexError, "flatten", "axis 5"
     ),
+    "place on the host": Wrong(
+        lambda: ones(3).gather(0, [3]), e.IndexRangeError, IndexError, "gather", "3", "0 <= index"
+    ),
+    "place before the start": Wrong(
+        lambda: ones(3).scatter(0, [-1], 1.0), e.IndexRangeError, IndexError, "scatter", "-1"
+    ),
+    "label on the host": Wrong(
+        lambda: ones(2, 3).cross_entropy([0, 5]),
+        e.IndexRangeError,
+        IndexError,
+        "cross_entropy",
+        "label 5",
+        "0 <= label < 3",
+    ),
+    "slice of floats": Wrong(lambda: ones(3)[0.5:], e.DTypeError, TypeError, "0.5 in a slice"),
     "float index": Wrong(lambda: ones(3)[ones(1)], e.DTypeError, TypeError, "float32"),
 }
 
@@ -161,6 +194,36 @@ TYPES = {
     ),
     "integer leaf": Wrong(
         lambda: Tensor([1], requires_grad=True), e.DTypeError, TypeError, "requires_grad", "int64"
+    ),
+    "axis": Wrong(
+        lambda: ones(2, 3).sum(axis=1.5), e.DTypeError, TypeError, "sum", "axis 1.5", "an integer"
+    ),
+    "axes": Wrong(
+        lambda: ones(2, 3).sum(axis=(0, None)), e.DTypeError, TypeError, "sum", "axis None"
+    ),
+    "axis by name": Wrong(lambda: ones(2).softmax("a"), e.DTypeError, TypeError, "softmax", "'a'"),
+    "axis of cat": Wrong(
+        lambda: Tensor.cat(ones(2), ones(2), axis=0.5), e.DTypeError, TypeError, "cat", "axis 0.5"
+    ),
+    "seed": Wrong(
+        lambda: Tensor.manual_seed(1.5), e.DTypeError, TypeError, "manual_seed", "seed 1.5"
+    ),
+    "stride": Wrong(
+        lambda: ones(1, 1, 4, 4).conv2d(ones(1, 1, 3, 3), stride=1.5),
+        e.DTypeError, TypeError, "conv2d", "1.5", "an integer",
+    ),
+    "groups": Wrong(
+        lambda: ones(1, 2, 4, 4).conv2d(ones(2, 1, 3, 3), groups=2.0),
+        e.DTypeError, TypeError, "conv2d", "groups 2.0",
+    ),
+    "topk": Wrong(lambda: ones(3).topk(1.5), e.DTypeError, TypeError, "topk", "k 1.5"),
+    "integer logits": Wrong(
+        lambda: ones(2, 3, dtype=dt.int32).cross_entropy(Tensor([0, 1])),
+        e.DTypeError, TypeError, "cross_entropy", "int32",
+    ),
+    "gradient of text": Wrong(
+        lambda: Tensor([1.0], requires_grad=True).sum().gradient("a"),
+        e.DTypeError, TypeError, "gradient", "str", "a tensor",
     ),
     "array into a layer": Wrong(
         lambda: nn.Linear(2, 2)(np.ones((1, 2))), e.DTypeError, TypeError, "ndarray", "Tensor(...)"
@@ -340,3 +403,25 @@ def test_environment(variable: str, value: str, parts: tuple[str, ...]) -> None:
     last = done.stderr.strip().splitlines()[-1]
     for part in parts:
         assert part in last
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_labels_and_places_in_tensors_are_looked_at_in_checked_mode(checked: bool) -> None:
+    """Else they give 0, or write nothing; what is to be ignored is no error."""
+    logits, table = Tensor([[0.0, 0.0], [1.0, 1.0]]), Tensor([[1.0], [2.0]])
+    calls: list[tuple[Callable[[], Tensor], Any]] = [
+        (lambda: logits.cross_entropy(Tensor([5, 0]), reduction="none") * 0, [0.0, 0.0]),
+        (lambda: logits.log_softmax(1).nll_loss(Tensor([5, 0]), reduction="none") * 0, [0.0, 0.0]),
+        (lambda: table[Tensor([2])], [[0.0]]),
+        (lambda: table.gather(0, Tensor([[-1]])), [[0.0]]),
+        (lambda: table.scatter(0, Tensor([[2]]), 5.0), [[1.0], [2.0]]),
+        (lambda: Tensor([2]).one_hot(2), [[0, 0]]),
+    ]
+    with context(CHECK=checked):
+        assert round(logits.cross_entropy(Tensor([-100, 1])).item(), 4) == 0.6931
+        for call, value in calls:
+            if checked:
+                with pytest.raises(e.IndexRangeError):
+                    call()
+            else:
+                assert call().tolist() == value

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -225,3 +228,78 @@ def test_state_of_another_shape() -> None:
 def test_a_function_without_tensors() -> None:
     assert jit(lambda x: 3)(Tensor([1.0])) == 3
     assert jit(lambda: None)() is None
+
+
+def in_threads(*calls: Callable[[], object]) -> list[object]:
+    """What the calls return, each in a thread of its own."""
+    results: list[object] = [None] * len(calls)
+
+    def call(i: int) -> None:
+        try:
+            results[i] = calls[i]()
+        except Exception as error:
+            results[i] = error
+
+    threads = [threading.Thread(target=call, args=(i,)) for i in range(len(calls))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    return results
+
+
+def test_threads_may_capture_and_compute_at_the_same_time() -> None:
+    @jit
+    def slow(x: Tensor) -> Tensor:
+        time.sleep(0.1)
+        return x * 3
+
+    def eager() -> float:
+        time.sleep(0.03)
+        return (Tensor([1.0, 2.0]) * 2).sum().item()
+
+    calls = [lambda: slow(Tensor([1.0])).tolist(), lambda: slow(Tensor([1.0, 2.0])).tolist()]
+    assert in_threads(*calls, eager) == [[3.0], [3.0, 6.0], 6.0]
+
+
+def test_threads_may_replay_at_the_same_time() -> None:
+    @jit
+    def product(x: Tensor) -> Tensor:
+        return (x @ x).sum()
+
+    def loop(i: int) -> bool:
+        values = (float(i + k) for k in range(20))
+        return all(product(Tensor(np.full((4, 4), v))).item() == 64 * v * v for v in values)
+
+    assert in_threads(*[lambda i=i: loop(i) for i in range(3)]) == [True] * 3  # type: ignore[misc]
+
+
+def test_gradient_left_behind_says_what_to_do() -> None:
+    w = Tensor([1.0, 2.0], requires_grad=True)
+
+    @jit
+    def step(x: Tensor) -> Tensor:
+        loss = (w * x).sum()
+        loss.backward()
+        return loss
+
+    assert step(Tensor([1.0, 1.0])).item() == 3
+    with pytest.raises(BufferError_, match="zero_grad"):
+        w.grad.tolist()  # type: ignore[union-attr]
+    w.grad = None
+    (w * 2).sum().backward()
+    assert w.grad is not None
+    assert w.grad.tolist() == [2, 2]
+
+
+def test_an_error_of_the_function_leaves_state_as_it_was() -> None:
+    w = Tensor([1.0])
+
+    @jit
+    def step(x: Tensor) -> Tensor:
+        w.assign(w + x)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        step(Tensor([1.0]))
+    assert w.tolist() == [1.0]

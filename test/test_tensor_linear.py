@@ -249,3 +249,22 @@ def test_interpolate(kwargs: dict[str, Any]) -> None:
         (2, 3, 7, 8),
         torch_fn=lambda x: F.interpolate(x, **kwargs),
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_max_pool_with_places_and_ragged_ends(seed: int) -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    for _ in range(3):
+        kernel = [int(k) for k in rng.integers(1, 4, 2)]
+        stride, dilation = rng.integers(1, 5, 2).tolist(), rng.integers(1, 3, 2).tolist()
+        padding = [int(rng.integers(0, k // 2 + 1)) for k in kernel]
+        x = rng.standard_normal((2, *rng.integers(5, 9, 2))).astype(np.float32)
+        values, places = Tensor(x).max_pool2d(
+            kernel, stride, padding, dilation, ceil_mode=True, return_indices=True
+        )
+        wanted, where = torch.nn.functional.max_pool2d(
+            torch.tensor(x), kernel, stride, padding, dilation, True, True
+        )
+        np.testing.assert_array_equal(values.numpy(), wanted.numpy())
+        np.testing.assert_array_equal(places.numpy(), where.numpy())

@@ -99,6 +99,8 @@ class Allocator:
 
 
 def _fresh(capacity: int) -> Memory | None:
+    if capacity >= 1 << 62:  # more than an address has bits
+        return None
     address = ctypes.c_void_p()
     huge = capacity >= 2 * _HUGE
     if _LIBC.posix_memalign(ctypes.byref(address), _HUGE if huge else ALIGNMENT, capacity):

@@ -365,7 +365,9 @@ def realize_all(tensors: Sequence[Base]) -> None:
 
 
 def check_carries(name: str, tensor: Base) -> None:
-    """Raise GradientError unless the tensor carries gradients."""
+    """Raise GradientError unless the tensor carries gradients, DTypeError if it is none."""
+    if not isinstance(tensor, Base):
+        raise DTypeError(message(name, type(tensor).__name__, "a tensor"))
     if not tensor.requires_grad:
         raise GradientError(
             message(

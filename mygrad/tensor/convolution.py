@@ -13,7 +13,7 @@ from mygrad.graph import Node
 from mygrad.helpers import Shape
 from mygrad.ops import Op
 from mygrad.tensor.linear import Linear
-from mygrad.tensor.nodes import cast_node, expand_node, reshape_node
+from mygrad.tensor.nodes import cast_node, check_integer, expand_node, reshape_node
 from mygrad.tensor.reduce import accumulator
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ Sizes = int | Sequence[int]
 
 def sizes_of(name: str, value: Sizes, rank: int) -> tuple[int, ...]:
     """One integer for each spatial axis."""
-    found = (value,) * rank if isinstance(value, int) else tuple(value)
+    values: Sequence[object] = value if isinstance(value, (list, tuple)) else (value,) * rank
+    found = tuple(check_integer(name, "size", n) for n in values)
     if len(found) != rank:
         raise ShapeError(message(name, found, f"one integer, or {rank}"))
     return found
@@ -103,6 +104,8 @@ class Convolution(Linear):
         groups: int,
     ) -> Self:
         name = f"conv{rank}d"
+        weight, bias = self._lift(weight), None if bias is None else self._lift(bias)
+        check_integer(name, "groups", groups)
         if self.ndim == rank + 1:
             return (
                 self.unsqueeze(0)
@@ -187,6 +190,8 @@ class Convolution(Linear):
         groups: int,
     ) -> Self:
         name = f"conv_transpose{rank}d"
+        weight, bias = self._lift(weight), None if bias is None else self._lift(bias)
+        check_integer(name, "groups", groups)
         if self.ndim == rank + 1:
             return (
                 self.unsqueeze(0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from mygrad import capture, graph
 from mygrad import dtype as dt
-from mygrad import graph
+from mygrad.config import config
 from mygrad.dtype import DType
 from mygrad.errors import DTypeError, ShapeError, message
 from mygrad.graph import Node
@@ -20,6 +21,7 @@ from mygrad.tensor.nodes import (
     DTypeLike,
     Scalar,
     cast_node,
+    check_places,
     check_shape,
     expand_node,
     is_scalar,
@@ -163,6 +165,9 @@ class Creation(Conversion):
             ShapeError: a step of 0.
         """
         start, stop = (0, start) if stop is None else (start, stop)
+        if not all(is_scalar(x) and math.isfinite(x) for x in (start, stop, step)):
+            got = f"from {start!r} to {stop!r} by {step!r}"
+            raise ShapeError(message("arange", got, "finite numbers"))
         if step == 0:
             raise ShapeError(message("arange", "a step of 0", "another step"))
         whole = all(isinstance(x, int) for x in (start, stop, step))
@@ -241,10 +246,15 @@ class Creation(Conversion):
 
         >>> Tensor([1, 0]).one_hot(3).tolist()
         [[0, 1, 0], [1, 0, 0]]
+
+        Raises:
+            IndexRangeError: an index out of range, in checked mode.
         """
         if not self.dtype.is_int:
             raise DTypeError(message("one_hot", self.dtype.name, "integers", "cast with .long()"))
         (n,) = check_shape("one_hot", (num_classes,))
+        if config.CHECK and capture.current() is None:
+            check_places("one_hot", self.numpy(), n)
         shape = (*self.shape, n)
         index = cast_node(self.node, dt.index)
         index = expand_node(reshape_node(index, (*self.shape, 1)), shape)

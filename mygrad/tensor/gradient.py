@@ -89,6 +89,7 @@ class Gradient(Losses):
                     )
                 )
             return None
+        given = self._lift(given)
         if given.shape != self.shape:
             raise ShapeError(
                 message("backward", f"a gradient of shape {given.shape}", f"{self.shape}")

@@ -27,6 +27,7 @@ from mygrad.tensor.nodes import (
     broadcast_shapes,
     cast_node,
     check_axis,
+    check_places,
     expand_node,
     is_scalar,
     reshape_node,
@@ -161,6 +162,9 @@ def _check_integer(at: int, axis: int, n: int, shape: Shape) -> int:
 
 def _resolve_slice(found: Basic, item: slice, n: int) -> None:
     ends = [x.item() if isinstance(x, Base) else x for x in (item.start, item.stop, item.step)]
+    for end in ends:
+        if end is not None and not hasattr(end, "__index__"):
+            raise DTypeError(message("index", f"{end!r} in a slice", "integers or nothing"))
     if ends[2] == 0:
         raise IndexRangeError(message("index", "a slice with step 0", "another step"))
     start, stop, step = slice(*ends).indices(n)
@@ -329,7 +333,7 @@ class Indexing(Reduce):
 
     def _other_index(self, name: str, index: Any, axis: int) -> tuple[Self, int]:
         axis = check_axis(name, axis, self.ndim)
-        index = self._lift(index)
+        given, index = index, self._lift(index)
         if not index.dtype.is_int or index.ndim != self.ndim:
             raise ShapeError(
                 message(
@@ -338,8 +342,8 @@ class Indexing(Reduce):
                     f"integers with {self.ndim} axes",
                 )
             )
-        if config.CHECK and capture.current() is None:
-            _host_index(index.numpy(), self.shape[axis], axis)
+        if not isinstance(given, Base) or (config.CHECK and capture.current() is None):
+            check_places(name, np.asarray(given), self.shape[axis])
         return index, axis
 
     @axis_names

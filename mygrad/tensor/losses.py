@@ -6,8 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from mygrad import capture
 from mygrad import dtype as dt
-from mygrad.errors import DTypeError, ShapeError, message
+from mygrad.config import config
+from mygrad.errors import DTypeError, IndexRangeError, ShapeError, message
+from mygrad.tensor.base import Base
+from mygrad.tensor.nodes import check_integer
 from mygrad.tensor.random import Random
 from mygrad.tensor.reduce import accumulator
 
@@ -83,12 +89,14 @@ class Losses(Random):
         Raises:
             ShapeError: channels do not divide into the groups.
         """
-        if self.ndim < 2 or self.shape[1] % groups:
+        if check_integer("group_norm", "groups", groups) < 1 or (
+            self.ndim < 2 or self.shape[1] % groups
+        ):
             raise ShapeError(
                 message(
                     "group_norm",
                     f"shape {self.shape} in {groups} groups",
-                    "channels that divide into the groups",
+                    "channels that divide into 1 or more groups",
                 )
             )
         flat = self.reshape(self.shape[0], groups, -1)
@@ -181,11 +189,15 @@ class Losses(Random):
         Raises:
             ShapeError: target of another shape.
         """
-        target = self._lift(target)
+        given, target = target, self._lift(target)
         axis = 0 if self.ndim == 1 else 1
         if target.dtype.is_float:
             return self._soft_cross_entropy(target, axis, weight, label_smoothing, reduction)
         self._check_target("cross_entropy", target, axis)
+        if not self.dtype.is_float or not 0 <= label_smoothing <= 1:
+            got = f"{self.dtype.name} logits, label_smoothing {label_smoothing}"
+            raise DTypeError(message("cross_entropy", got, "floats, and 0 <= label_smoothing <= 1"))
+        target = self._checked_labels("cross_entropy", given, target, axis, ignore_index)
         target = target.cast(dt.int64)  # uint8 labels cannot be compared with -100
         x = self.cast(accumulator(self.dtype))
         log_total = x.logsumexp(axis)
@@ -233,12 +245,30 @@ class Losses(Random):
                 )
             )
 
+    def _checked_labels(
+        self, name: str, given: Any, target: Self, axis: int, ignore_index: int
+    ) -> Self:
+        """The target, after a look at labels that come from the host or, in checked mode, from a
+        tensor."""
+        checked = config.CHECK and capture.current() is None
+        if checked or not isinstance(given, Base):
+            labels, classes = np.asarray(given), self.shape[axis]
+            wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= classes))]
+            if wrong.size:
+                expected = f"0 <= label < {classes}, or ignore_index = {ignore_index}"
+                raise IndexRangeError(message(name, f"label {wrong[0]}", expected))
+        return target
+
     def _picked(self, target: Self, axis: int) -> Self:
         """The element at the target's index along the class axis; 0 where there is none."""
+        if config.CHECK:  # labels were looked at: what is left outside is to be ignored
+            target = (target < 0).where(0, target) % self.shape[axis]
         return self.gather(axis, target.unsqueeze(axis)).squeeze(axis)
 
     def _picked_vector(self, target: Self) -> Self:
         """The element of this vector at each index; 0 where there is none."""
+        if config.CHECK:
+            target = (target < 0).where(0, target) % self.shape[0]
         return self.gather(0, target.flatten()).reshape(target.shape)
 
     def _masked_mean(self, mask: Self, factor: Self | None, reduction: str) -> Self:
@@ -257,9 +287,10 @@ class Losses(Random):
         reduction: str = "mean",
     ) -> Self:
         """-x[target] for log probabilities x; arguments as in cross_entropy."""
-        target = self._lift(target)
+        given, target = target, self._lift(target)
         axis = 0 if self.ndim == 1 else 1
         self._check_target("nll_loss", target, axis)
+        target = self._checked_labels("nll_loss", given, target, axis, ignore_index)
         target = target.cast(dt.int64)
         loss, factor = -self._picked(target, axis), None
         if weight is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mygrad import graph
 from mygrad.dtype import DType
-from mygrad.errors import IndexRangeError, ShapeError, message
+from mygrad.errors import DTypeError, IndexRangeError, ShapeError, message
 from mygrad.graph import Node
 from mygrad.helpers import Shape
 from mygrad.ops import Op
@@ -29,6 +29,8 @@ def axis_names(method: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(method)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not args:  # called on the class, like Tensor.cat()
+            raise ShapeError(message(method.__name__, "no tensors", "one or more tensors"))
         if "dim" in kwargs:
             kwargs["axis"] = kwargs.pop("dim")
         if "keepdims" in kwargs:
@@ -95,7 +97,9 @@ def check_axis(name: str, axis: int, rank: int) -> int:
 
     Raises:
         IndexRangeError: there is no such axis.
+        DTypeError: it is no integer.
     """
+    check_integer(name, "axis", axis)
     if not -rank <= axis < rank:
         raise IndexRangeError(
             message(
@@ -108,16 +112,39 @@ def check_axis(name: str, axis: int, rank: int) -> int:
     return int(axis) + rank if axis < 0 else int(axis)
 
 
+def check_integer(name: str, what: str, value: Any) -> int:
+    """`value` as an int; `what` it is, for the error.
+
+    Raises:
+        DTypeError: it is no integer of Python or NumPy.
+    """
+    if not isinstance(value, (int, np.integer)):
+        raise DTypeError(message(name, f"{what} {value!r}", "an integer"))
+    return int(value)
+
+
 def check_axes(name: str, axes: Axes, rank: int) -> tuple[int, ...]:
     """All of `axes` counted from the front, sorted; None stands for all axes."""
     if axes is None:
         return tuple(range(rank))
-    if isinstance(axes, (int, np.integer)):
-        return (check_axis(name, int(axes), rank),)
+    if not isinstance(axes, Iterable) or isinstance(axes, str):
+        return (check_axis(name, axes, rank),)
     found = tuple(sorted(check_axis(name, axis, rank) for axis in axes))
     if len(set(found)) != len(found):
         raise ShapeError(message(name, f"axes {tuple(axes)}", "distinct axes"))
     return found
+
+
+def check_places(name: str, index: Array, n: int) -> None:
+    """Refuse places outside of an axis of `n`; unlike those of x[index], they do not count from the
+    end.
+
+    Raises:
+        IndexRangeError: there is such a place.
+    """
+    wrong = index[(index < 0) | (index >= n)]
+    if wrong.size:
+        raise IndexRangeError(message(name, f"index {wrong[0]}", f"0 <= index < {n}"))
 
 
 def check_shape(name: str, shape: Iterable[int]) -> Shape:

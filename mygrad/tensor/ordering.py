@@ -14,6 +14,7 @@ from mygrad.tensor.nodes import (
     axis_names,
     broadcast_shapes,
     check_axis,
+    check_integer,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Ordering(Indexing):
     def topk(self, k: int, axis: int = -1, largest: bool = True) -> tuple[Self, Self]:
         """The k greatest (or smallest) elements along an axis, in order, and their places."""
         axis = check_axis("topk", axis, self.ndim)
-        if not 0 <= k <= self.shape[axis]:
+        if not 0 <= check_integer("topk", "k", k) <= self.shape[axis]:
             raise ShapeError(message("topk", f"k = {k}", f"0 <= k <= {self.shape[axis]}"))
         order = self.argsort(axis, descending=largest)._slice(axis, 0, k)
         return self.gather(axis, order), order
@@ -82,7 +83,7 @@ class Ordering(Indexing):
     def kthvalue(self, k: int, axis: int = -1, keepdim: bool = False) -> tuple[Self, Self]:
         """The k-th smallest element along an axis (from 1), and its place."""
         axis = check_axis("kthvalue", axis, self.ndim)
-        if not 1 <= k <= self.shape[axis]:
+        if not 1 <= check_integer("kthvalue", "k", k) <= self.shape[axis]:
             raise ShapeError(message("kthvalue", f"k = {k}", f"1 <= k <= {self.shape[axis]}"))
         order = self.argsort(axis)._slice(axis, k - 1, k)
         values = self.gather(axis, order)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mygrad import graph
 from mygrad.errors import ShapeError, message
 from mygrad.graph import Node
-from mygrad.helpers import prod
+from mygrad.helpers import ceildiv, prod
 from mygrad.ops import Op
 from mygrad.tensor.convolution import Convolution, Sizes, check_window, sizes_of, windows
 from mygrad.tensor.reduce import accumulator
@@ -33,8 +33,10 @@ class Pooling(Convolution):
         dilation: Sizes,
         fill: float | int,
         rank: int,
+        ceil_mode: bool = False,
     ) -> Node:
-        """Windows (.., o1, k1, o2, k2) of the last axes, padded with `fill`."""
+        """Windows (.., o1, k1, o2, k2) of the last axes, padded with `fill`; ceil_mode: also the
+        last one, if it begins inside."""
         kernel = sizes_of(name, kernel_size, rank)
         strides = kernel if stride is None else sizes_of(name, stride, rank)
         pads, dilations = sizes_of(name, padding, rank), sizes_of(name, dilation, rank)
@@ -45,7 +47,15 @@ class Pooling(Convolution):
                 message(name, f"padding {pads} for windows of {kernel}", "at most half a window")
             )
         lead = self.ndim - rank
-        x = self._pad_constant([(0, 0)] * lead + [(p, p) for p in pads], fill)
+        after = list(pads)
+        if ceil_mode:
+            for i, n in enumerate(self.shape[lead:]):
+                span, padded = dilations[i] * (kernel[i] - 1) + 1, n + 2 * pads[i]
+                last = ceildiv(max(padded - span, 0), max(strides[i], 1)) * strides[i]
+                after[i] += last + span - padded if pads[i] + n > last and last else 0
+                after[i] = max(after[i], pads[i])
+        around = [(p, q) for p, q in zip(pads, after, strict=True)]
+        x = self._pad_constant([(0, 0)] * lead + around, fill)
         check_window(name, x.shape[lead:], kernel, dilations)
         return windows(x._operand(), lead, kernel, strides, dilations)
 
@@ -59,14 +69,23 @@ class Pooling(Convolution):
         stride: Sizes | None = None,
         padding: Sizes = 0,
         dilation: Sizes = 1,
-    ) -> Self:
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
         """The greatest element of each window of the last two axes; padding never wins.
+
+        Args:
+            ceil_mode: a last window that begins inside counts, even if it ends outside.
+            return_indices: also where each element lies, in the last two axes as one; int64.
+
+        >>> Tensor([[1.0, 2.0, 9.0]]).max_pool2d((1, 2), ceil_mode=True).tolist()
+        [[2.0, 9.0]]
 
         Raises:
             ShapeError: a window larger than the padded input.
         """
-        node = self._pool("max_pool2d", kernel_size, stride, padding, dilation, self.dtype.min, 2)
-        return self._map(self._pooled(node, Op.MAX, 2))
+        sizes = (kernel_size, stride, padding, dilation)
+        return self._max_pool("max_pool2d", *sizes, ceil_mode, return_indices, 2)
 
     def max_pool1d(
         self,
@@ -74,10 +93,41 @@ class Pooling(Convolution):
         stride: Sizes | None = None,
         padding: Sizes = 0,
         dilation: Sizes = 1,
-    ) -> Self:
-        """The greatest element of each window of the last axis."""
-        node = self._pool("max_pool1d", kernel_size, stride, padding, dilation, self.dtype.min, 1)
-        return self._map(self._pooled(node, Op.MAX, 1))
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        """The greatest element of each window of the last axis; see max_pool2d."""
+        sizes = (kernel_size, stride, padding, dilation)
+        return self._max_pool("max_pool1d", *sizes, ceil_mode, return_indices, 1)
+
+    def _max_pool(
+        self,
+        name: str,
+        kernel_size: Sizes,
+        stride: Sizes | None,
+        padding: Sizes,
+        dilation: Sizes,
+        ceil_mode: bool,
+        return_indices: bool,
+        rank: int,
+    ) -> Any:
+        sizes = (kernel_size, stride, padding, dilation)
+        node = self._pool(name, *sizes, self.dtype.min, rank, ceil_mode)
+        result = self._map(self._pooled(node, Op.MAX, rank))
+        if not return_indices:
+            return result
+        # the place of every element goes through the same windows; padding has none
+        lead = self.ndim - rank
+        count = prod(self.shape[lead:])
+        places = self._wrap(graph.iota(count)).reshape(self.shape[lead:])
+        of_window = places._pool(name, *sizes, -1, rank, ceil_mode)
+        offsets = [lead + 1 + 2 * i for i in range(rank)]
+        order = [a for a in range(len(node.shape)) if a not in offsets] + offsets
+        values = self.detach()._wrap(node).permute(*order).flatten(-rank)
+        chosen = values.argmax(-1, keepdim=True)
+        shown = self._wrap(of_window).permute(*[a - lead for a in order[lead:]]).flatten(-rank)
+        found = shown.expand(*values.shape).gather(-1, chosen).squeeze(-1)
+        return result, found
 
     def avg_pool2d(
         self,
@@ -132,6 +182,8 @@ class Pooling(Convolution):
 
     def _adaptive_average(self, axis: int, out: int) -> Self:
         n = self.shape[axis]
+        if out < 1:
+            raise ShapeError(message("adaptive_avg_pool2d", f"output size {out}", "1 or more"))
         if n % out == 0:
             return self.unflatten(axis, (out, n // out)).mean(axis + 1)
         # a matrix of weights: row i is 1 / count inside of its stretch

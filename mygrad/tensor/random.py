@@ -24,7 +24,15 @@ from mygrad.helpers import Shape, prod
 from mygrad.ops import Op
 from mygrad.runtime import device as devices
 from mygrad.tensor.creation import shape_of
-from mygrad.tensor.nodes import Array, DTypeLike, axis_names, expand_node, reshape_node
+from mygrad.tensor.nodes import (
+    Array,
+    DTypeLike,
+    axis_names,
+    check_integer,
+    expand_node,
+    is_scalar,
+    reshape_node,
+)
 from mygrad.tensor.pooling import Pooling
 
 if TYPE_CHECKING:
@@ -90,8 +98,13 @@ class Random(Pooling):
     @staticmethod
     def manual_seed(seed: int = 0) -> None:
         """Start the stream of random numbers again: the same calls give the same numbers, on every
-        device."""
-        generator.seed, generator.draws = int(seed) % (1 << 64), 0
+        device.
+
+        Raises:
+            DTypeError: the seed is no integer.
+        """
+        seed = check_integer("manual_seed", "seed", seed)
+        generator.seed, generator.draws = seed % (1 << 64), 0
 
     # --- bits and uniform numbers ---
 
@@ -319,8 +332,8 @@ class Random(Pooling):
         Raises:
             ShapeError: p outside of [0, 1].
         """
-        if not 0 <= p <= 1:
-            raise ShapeError(message("dropout", f"p = {p}", "0 <= p <= 1"))
+        if not is_scalar(p) or not 0 <= p <= 1:
+            raise ShapeError(message("dropout", f"p = {p!r}", "0 <= p <= 1"))
         if not (self.training if training is None else training) or p == 0:
             return self
         if p == 1:
