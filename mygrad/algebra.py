@@ -23,6 +23,7 @@ from mygrad.scalar import OPERATORS, Expr, Linear, add_plain, const, order, plai
 
 _CACHE_ENTRIES = 1 << 16
 _DISTRIBUTED_TERMS = 16  # products of sums beyond this many terms stay products
+_FACTORS = 8  # products of more factors stay nested
 _LARGE = 1 << 62
 _results: dict[tuple[Op, Expr, Expr], Expr] = {}  # what add, mul, floordiv and modulo gave
 
@@ -227,9 +228,12 @@ def _distribute(a: Linear, b: Linear) -> Expr:
 
 
 def _product(a: Expr, b: Expr) -> Expr:
-    """A product of terms, its factors in a fixed order."""
+    """A product of terms, its factors in a fixed order; products of many stay as they are written,
+    because repeated squares have exponentially many."""
     factors, work = [], [a, b]
     while work:
+        if len(factors) + len(work) > _FACTORS:
+            return plain(Op.MUL, (a, b) if order(a) <= order(b) else (b, a))
         e = work.pop()
         if e.op is Op.MUL and not is_const(e.src[1]):
             work += e.src
