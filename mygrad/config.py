@@ -34,6 +34,13 @@ def _natural(text: str) -> int:
     return value
 
 
+def _level(text: str) -> int:
+    value = _natural(text)
+    if value > 5:
+        raise ValueError
+    return value
+
+
 @dataclass(frozen=True)
 class Setting:
     """One row of the table: environment name, parser, default, what the parser expects, meaning."""
@@ -48,7 +55,7 @@ class Setting:
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "DEBUG",
-        _natural,
+        _level,
         0,
         "an integer from 0 to 5",
         "1 plan with reasons, 2 kernels with time, 3 kernel language, 4 source, 5 machine code",

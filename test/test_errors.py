@@ -238,6 +238,12 @@ DEVICES = {
     "to an unknown device": Wrong(
         lambda: ones(1).to("warp"), e.DeviceError, RuntimeError, "warp", "cpu"
     ),
+    "an optimiser of two devices": Wrong(
+        lambda: nn.optim.SGD(
+            [Tensor([1.0], device=d, requires_grad=True) for d in ("cpu", "reference")]
+        ),
+        e.DeviceError, RuntimeError, "SGD", "cpu and reference", "one optimiser for each",
+    ),
     "mixed devices": Wrong(
         lambda: Tensor([1.0], device="cpu") + Tensor([1.0], device="reference"),
         e.DeviceError, RuntimeError, "cpu", "reference", ".to(",

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mygrad import dtype as dt
-from mygrad.errors import ConfigError, GradientError, message
+from mygrad.errors import ConfigError, DeviceError, GradientError, message
 from mygrad.nn import state
 from mygrad.tensor import Tensor
 from mygrad.tensor.mode import differentiated
@@ -32,6 +32,7 @@ class Optimizer:
 
     Raises:
         GradientError: no parameters, or one that requires no gradient.
+        DeviceError: parameters on several devices.
         ConfigError: a negative learning rate.
     """
 
@@ -46,6 +47,10 @@ class Optimizer:
                 got = f"parameter {i}: {p!r}"
                 expected = "a Tensor made with requires_grad=True"
                 raise GradientError(message(name, got, expected, "pass get_parameters(model)"))
+        places = sorted({str(p.device) for p in self.parameters})
+        if len(places) > 1:
+            got = f"parameters on {' and '.join(places)}"
+            raise DeviceError(message(name, got, "one device", "use one optimiser for each device"))
         self._check("lr", lr, 0.0)
         self._lr = self._scalar(lr)
         Tensor.realize(*self.parameters)
