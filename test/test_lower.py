@@ -497,6 +497,30 @@ def test_staged_operands(m: int, n: int, k: int, a_t: bool, b_t: bool) -> None:
         assert "scratch s0" in stmt.text(function)
 
 
+@pytest.mark.parametrize(("m", "n", "k"), [(3, 16, 16), (5, 29, 21), (2, 40, 35), (1, 7, 17)])
+def test_copies_with_far_lanes_go_by_squares(m: int, n: int, k: int) -> None:
+    kernel = matmul(m, n, k, b_t=True)
+    tiled = apply(start(kernel), (Split("i1", 16), Vectorize("i1i")))
+    layout = tuple(p.name for p in tiled.loops if p.root.arg[0] in (1, 2))
+    for at in ("", "i0") if m > 1 else ("",):
+        actions = (Split("i1", 16), Vectorize("i1i"), Stage(2, at, layout, transposed=True))
+        if at and tiled.loops[0].name != at:
+            continue
+        shown = stmt.text(check(kernel, apply(start(kernel), actions)))
+        assert f"unroll i{tiled.next_id + 2} <" in shown
+        run_native(kernel, actions)
+
+
+@pytest.mark.parametrize("columns", [4, 9, 16, 33])
+def test_every_other_element(columns: int) -> None:
+    i, j = axis(0, 3), axis(1, columns)
+    value = load(1, F, i * (2 * columns) + j * 2 + 1)
+    kernel = Kernel(
+        "halves", (i, j), (Store(0, i * columns + j, value),), buffers(3 * columns, 6 * columns)
+    )
+    run_native(kernel, (Split("i1", 16), Vectorize("i1i")))
+
+
 def test_a_staged_window_holds_its_border() -> None:
     kernel = convolution(1, 2, 5, 3, 7, 3, 1)
     actions = (
@@ -660,9 +684,10 @@ def stage_for(draw: st.DrawFn, scheduled: Schedule) -> Stage:
     """A stage of any load at any loop, laid out over the loops inside that it depends on."""
     loads = [e for e in all_nodes(scheduled.kernel) if e.op is Op.LOAD]
     e = draw(st.sampled_from(loads))
-    n = draw(st.integers(0, len(scheduled.loops) - 1))
+    n = draw(st.integers(-1, len(scheduled.loops) - 1))
     layout = [p.name for p in scheduled.loops[n + 1 :] if p.root in free_axes(e)]
-    return Stage(e.arg, scheduled.loops[n].name, tuple(draw(st.permutations(layout))))
+    at = scheduled.loops[n].name if n >= 0 else ""
+    return Stage(e.arg, at, tuple(draw(st.permutations(layout))), draw(st.booleans()))
 
 
 @pytest.mark.parametrize("name", list(KERNELS))
