@@ -263,6 +263,10 @@ SETTINGS = {
     "reduction": Wrong(
         lambda: nn.MSELoss(reduction="max"), e.ConfigError, ValueError, "MSELoss", "'max'", "mean"
     ),
+    "a number among weights": Wrong(
+        lambda: nn.state.safe_save({"a": 5}, "unused.safetensors"),
+        e.DataError, ValueError, "safe_save", "int as 'a'", "Tensors",
+    ),
     "split": Wrong(lambda: nn.datasets.mnist("x"), e.DataError, ValueError, "'x'", "'train'"),
     "probability": Wrong(
         lambda: nn.Dropout("a"), e.ConfigError, ValueError, "Dropout", "'a'", "a probability"

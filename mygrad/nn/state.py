@@ -143,8 +143,13 @@ def safe_save(
     """Write Tensors into a .safetensors file, whole or not at all.
 
     Raises:
+        DataError: a value that is no Tensor.
         MissingPackageError: without the package safetensors.
     """
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            got = f"{type(value).__name__} as {name!r}"
+            raise DataError(message("safe_save", got, "Tensors", "wrap it in Tensor(...)"))
     safetensors = optional_import("safetensors", "safe_save", "examples")
     stored = {name: _stored(tensor) for name, tensor in state.items()}
     specs = {
