@@ -230,7 +230,8 @@ def _distribute(a: Linear, b: Linear) -> Expr:
 def _product(a: Expr, b: Expr) -> Expr:
     """A product of terms, its factors in a fixed order; products of many stay as they are written,
     because repeated squares have exponentially many."""
-    factors, work = [], [a, b]
+    factors: list[Expr] = []
+    work = [a, b]
     while work:
         if len(factors) + len(work) > _FACTORS:
             return plain(Op.MUL, (a, b) if order(a) <= order(b) else (b, a))
