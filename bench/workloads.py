@@ -126,7 +126,7 @@ def softmax() -> Candidates:
 def layer_norm() -> Candidates:
     """Rows of 1024."""
     return three(
-        lambda x: x.layer_norm(1024),
+        lambda x: x.layernorm(),
         lambda x: torch.nn.functional.layer_norm(x, (1024,)),
         None,
         random(4096, 1024),
