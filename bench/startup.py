@@ -4,6 +4,7 @@ network with an empty and with a full cache. Every figure is of fresh processes.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import json, time
 start = time.perf_counter()
 from bench.workloads import _mnist_layers, training
 from mygrad import compiler, realize
-spent = {"schedule": 0.0, "compile": 0.0}
+spent = dict(schedule=0.0, compile=0.0)
 def timed(module, name, label):
     inner = getattr(module, name)
     def outer(*args):
@@ -36,14 +37,13 @@ runs = training(_mnist_layers, 128, 1, 28, 28, theirs="{peer}" == "torch")
 built = time.perf_counter()
 float(runs["{peer}"]().item())
 done = time.perf_counter()
-print(json.dumps({{"import": imported - start, "build": built - imported, "step": done - built,
-**spent}})) """.replace('{"schedule": 0.0, "compile": 0.0}', '{{"schedule": 0.0, "compile": 0.0}}')
+spent.update(build=built - imported, step=done - built)
+print(json.dumps({{"import": imported - start, **spent}}))
+"""
 
 
 def run(code: str, **environment: str) -> str:
     """The last line that a fresh interpreter prints."""
-    import os  # noqa: PLC0415
-
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **environment},

@@ -333,17 +333,9 @@ def move(op: Op, x: Node, arg: Any) -> Node:
     """A movement operation; see movement.py for the eight arguments. Moves that change nothing
     vanish."""
     shape = movement.out_shape(op, x.shape, arg)
-    if shape == x.shape and _is_identity(op, x, arg):
+    if movement.is_noop(op, x.shape, arg):
         return x
     return _intern(op, (x,), arg, shape, x.dtype, x.device)
-
-
-def _is_identity(op: Op, x: Node, arg: Any) -> bool:
-    if op is Op.PERMUTE:
-        return arg == tuple(range(len(x.shape)))
-    if op is Op.FLIP:
-        return all(x.shape[a] <= 1 for a in arg)
-    return op in (Op.RESHAPE, Op.EXPAND, Op.PAD, Op.SHRINK)
 
 
 # --- index ----------------------------------------------------------------------------------------

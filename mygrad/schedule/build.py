@@ -5,8 +5,8 @@ reduction binds new axes, and a value with a home in a buffer becomes a LOAD. Re
 same extents of the same rows that do not depend on each other get the *same* axes, which tells the
 code generator to share their loops.
 
-Visits are generators run by a trampoline (`_run`): a rule yields the reads it needs, (node, index,
-valid), and is sent their expressions. So graphs of any depth need no recursion.
+Visits are generators run by a trampoline (`_lower`): a rule yields the reads it needs, (node,
+index, valid), and is sent their expressions. So graphs of any depth need no recursion.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mygrad import expr, graph, movement
 from mygrad.expr import Expr
 from mygrad.graph import Node
 from mygrad.helpers import content_key
-from mygrad.kernel import BufferInfo, Kernel, Store, text
+from mygrad.kernel import BufferInfo, Kernel, Store, roots_of, text
 from mygrad.ops import ALU, MOVEMENT, Op
 from mygrad.schedule import cost, reshape_axes
 from mygrad.schedule.homes import Group, Homes, Index, flat, insert
@@ -178,12 +178,7 @@ class Builder:
                             mapping[loaded] = padded
         if not mapping:
             return stores
-        stores = [
-            Store(
-                s.slot, s.index, expr.substitute(s.value, mapping), s.valid, s.mode, s.ordered_axes
-            )
-            for s in stores
-        ]
+        stores = [replace(s, value=expr.substitute(s.value, mapping)) for s in stores]
         return self._renumber(stores)
 
     def _padded(self, node: Node, index: Index, valid: Expr) -> Expr | None:
@@ -196,7 +191,7 @@ class Builder:
             needed |= {
                 c for c in (at >= 0, expr.less(at, expr.const(extent))) if not expr.is_true(c)
             }
-        if set(_conjuncts(valid)) != needed:
+        if set(expr.conjuncts(valid)) != needed:
             return None
         copy = graph.move(Op.PAD, node, tuple(widths))
         self.homes.add_copy(copy, self.group)
@@ -207,7 +202,7 @@ class Builder:
         """Drop the slots that are no longer used."""
         used = {s.slot for s in stores}
         for s in stores:
-            used |= {e.arg for e in expr.toposort(_roots(s)) if e.op is Op.LOAD}
+            used |= {e.arg for e in expr.toposort(roots_of(s)) if e.op is Op.LOAD}
         if len(used) == len(self.slots):
             return stores
         number = {old: new for new, old in enumerate(sorted(used))}
@@ -215,17 +210,16 @@ class Builder:
         mapping = {
             e: expr.load(number[e.arg], e.dtype, *e.src)
             for s in stores
-            for e in expr.toposort(_roots(s))
+            for e in expr.toposort(roots_of(s))
             if e.op is Op.LOAD
         }
         return [
-            Store(
-                number[s.slot],
-                expr.substitute(s.index, mapping),
-                expr.substitute(s.value, mapping),
-                s.valid and expr.substitute(s.valid, mapping),
-                s.mode,
-                s.ordered_axes,
+            replace(
+                s,
+                slot=number[s.slot],
+                index=expr.substitute(s.index, mapping),
+                value=expr.substitute(s.value, mapping),
+                valid=s.valid and expr.substitute(s.valid, mapping),
             )
             for s in stores
         ]
@@ -287,18 +281,7 @@ def _vanishes(e: Expr, condition: Expr, depth: int = 8) -> bool:
 
 
 def _implies(strong: Expr, weak: Expr) -> bool:
-    return set(_conjuncts(weak)) <= set(_conjuncts(strong))
-
-
-def _conjuncts(e: Expr) -> list[Expr]:
-    found, work = [], [e]
-    while work:
-        part = work.pop()
-        if part.op is Op.AND:
-            work += part.src
-        else:
-            found.append(part)
-    return found
+    return set(expr.conjuncts(weak)) <= set(expr.conjuncts(strong))
 
 
 def _constant(b: Builder, node: Node, index: Index, valid: Expr | None) -> Visit:
@@ -410,12 +393,8 @@ def _reduce_levels(homes: Homes, group: Group) -> dict[Node, int]:
 # --- description ----------------------------------------------------------------------------------
 
 
-def _roots(store: Store) -> list[Expr]:
-    return [e for e in (store.index, store.value, store.valid) if e is not None]
-
-
 def _params(stores: tuple[Store, ...]) -> tuple[tuple[str, int, int], ...]:
-    found = {e.arg for s in stores for e in expr.toposort(_roots(s)) if e.op is Op.PARAM}
+    found = {e.arg for s in stores for e in expr.toposort(roots_of(s)) if e.op is Op.PARAM}
     return tuple(sorted(found))
 
 
@@ -426,7 +405,7 @@ def _work(kernel: Kernel) -> tuple[int, int]:
     for store in kernel.stores:
         touched[store.slot] += kernel.buffers[store.slot].size
     read: dict[int, int] = {}
-    for e in expr.toposort(r for s in kernel.stores for r in _roots(s)):
+    for e in expr.toposort(r for s in kernel.stores for r in roots_of(s)):
         if e.op is Op.LOAD:
             points = cost.extents(expr.free_axes(e))
             read[e.arg] = min(kernel.buffers[e.arg].size, read.get(e.arg, 0) + points)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from mygrad import expr
 from mygrad.expr import Expr
-from mygrad.kernel import Store
+from mygrad.kernel import Store, roots_of
 from mygrad.ops import Op
 
 Axes = tuple[Expr, ...]
@@ -33,18 +33,14 @@ def _fixed(stores: tuple[Store, ...]) -> frozenset[Expr]:
     fixed: set[Expr] = set()
     for s in stores:
         fixed |= set(s.ordered_axes)
-        fixed |= {a for e in expr.toposort(_roots(s)) if e.op is Op.SCAN for a in e.arg[1:]}
+        fixed |= {a for e in expr.toposort(roots_of(s)) if e.op is Op.SCAN for a in e.arg[1:]}
     return frozenset(fixed)
-
-
-def _roots(store: Store) -> list[Expr]:
-    return [e for e in (store.index, store.value, store.valid) if e is not None]
 
 
 def _new_ids(axes: Axes, stores: tuple[Store, ...]) -> int:
     """The first axis id that is not in use."""
     used = [a.arg[0] for a in axes]
-    for e in expr.toposort(r for s in stores for r in _roots(s)):
+    for e in expr.toposort(r for s in stores for r in roots_of(s)):
         if e.op is Op.AXIS:
             used.append(e.arg[0])
         elif e.op is Op.REDUCE:
@@ -55,7 +51,7 @@ def _new_ids(axes: Axes, stores: tuple[Store, ...]) -> int:
 def _find_split(
     axes: Axes, stores: tuple[Store, ...], fixed: frozenset[Expr]
 ) -> tuple[dict[Expr, Expr], dict[Expr, Axes]] | None:
-    for e in expr.toposort(r for s in stores for r in _roots(s)):
+    for e in expr.toposort(r for s in stores for r in roots_of(s)):
         if e.op in (Op.IDIV, Op.MOD) and e.src[0].op is Op.AXIS and e.src[1].op is Op.CONST:
             axis, factor = e.src[0], e.src[1].arg
             if axis not in fixed and factor > 1 and axis.arg[1] % factor == 0:
@@ -70,7 +66,7 @@ def _replace(
 ) -> tuple[Axes, tuple[Store, ...]]:
     """Substitute axes by expressions everywhere; in lists of axes, by the axes of `instead`."""
     done: dict[Expr, Expr] = dict(mapping)
-    for e in expr.toposort(r for s in stores for r in _roots(s)):
+    for e in expr.toposort(r for s in stores for r in roots_of(s)):
         if e in done:
             continue
         src = tuple(done[x] for x in e.src)
@@ -113,7 +109,7 @@ def _find_pair(
     axes: Axes, stores: tuple[Store, ...], fixed: frozenset[Expr]
 ) -> tuple[Expr, Expr] | None:
     lists = [axes]
-    for e in expr.toposort(r for s in stores for r in _roots(s)):
+    for e in expr.toposort(r for s in stores for r in roots_of(s)):
         if e.op is Op.REDUCE and e.arg[1] not in lists:
             lists.append(e.arg[1])
     uses, elsewhere = _uses(stores)

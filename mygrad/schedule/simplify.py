@@ -119,11 +119,7 @@ def _merge_moves(node: Node) -> Node | None:
     return None if merged is None else graph.move(merged[0], x.src[0], merged[1])
 
 
-def _drop_move(node: Node) -> Node | None:
-    return node.src[0] if movement.is_noop(node.op, node.src[0].shape, node.arg) else None
-
-
-_MOVEMENT_RULES: tuple[Rule, ...] = (_move_constant, _drop_move, _merge_moves)
+_MOVEMENT_RULES: tuple[Rule, ...] = (_move_constant, _merge_moves)
 
 
 def _reduce_units(node: Node) -> Node | None:
