@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mygrad import codegen
+from mygrad import codegen, tune
+from mygrad.codegen.actions import Action
 from mygrad.codegen.analysis import default_actions
 from mygrad.config import config
 from mygrad.errors import ConfigError, message
@@ -66,8 +67,9 @@ def executables(kernels: Sequence[Kernel], device: str) -> dict[Kernel, Executab
 def _binaries(kernels: Sequence[Kernel], runtime: Runtime) -> list[tuple[Program, bytes]]:
     if not runtime.caches_binaries:
         return [_compile(k, runtime) for k in kernels]
+    _search(kernels, runtime)
     disk = cache.default_cache()
-    keys = [_key(k, runtime.target) for k in kernels]
+    keys = [_key(k, runtime.target, _tuned(k, runtime.target)) for k in kernels]
     found = [_unpack(disk.get(key)) for key in keys]
     missing = [i for i, entry in enumerate(found) if entry is None]
     statistics["from disk"] += len(kernels) - len(missing)
@@ -81,16 +83,27 @@ def _binaries(kernels: Sequence[Kernel], runtime: Runtime) -> list[tuple[Program
 
 
 def _compile(kernel: Kernel, runtime: Runtime) -> tuple[Program, bytes]:
-    program = codegen.compile(kernel, runtime.target)
+    program = codegen.compile(kernel, runtime.target, _tuned(kernel, runtime.target))
     return program, runtime.compile(program)
 
 
-def _key(kernel: Kernel, target: Target) -> str:
+def _search(kernels: Sequence[Kernel], runtime: Runtime) -> None:
+    """With TUNE, look for better schedules than the default ones."""
+    if tune.is_wanted():
+        tune.search({_key(k, runtime.target, None): k for k in kernels}, runtime)
+
+
+def _tuned(kernel: Kernel, target: Target) -> tuple[Action, ...] | None:
+    """What a search found for a kernel, if there was one; None means the default actions."""
+    return tune.tuned(_key(kernel, target, None)) if tune.exists() else None
+
+
+def _key(kernel: Kernel, target: Target, actions: tuple[Action, ...] | None) -> str:
     if not _version:
         here = Path(__file__).parent
         files = sorted([*(here / "codegen").glob("*.py"), *(here / f"{n}.py" for n in GENERATORS)])
         _version.append(content_key(*(f.read_text() for f in files)))
-    return content_key(kernel.name, text(kernel), target, _version[0])
+    return content_key(kernel.name, text(kernel), target, _version[0], actions)
 
 
 def _pack(program: Program, binary: bytes) -> bytes:
@@ -168,7 +181,8 @@ _dumped: set[tuple[str, str, Kernel]] = set()
 
 def generate(kernel: Kernel, device: str) -> Program:
     """The generated program of a kernel, with the text after each pass."""
-    return codegen.compile(kernel, devices.get(device).target)
+    target = devices.get(device).target
+    return codegen.compile(kernel, target, _tuned(kernel, target))
 
 
 def actions(kernel: Kernel, device: str) -> tuple[str, ...]:
@@ -176,7 +190,8 @@ def actions(kernel: Kernel, device: str) -> tuple[str, ...]:
     target = devices.get(device).target
     if target.language == "numpy":
         return ()
-    return tuple(str(action) for action in default_actions(kernel, target))
+    taken = _tuned(kernel, target) or default_actions(kernel, target)
+    return tuple(str(action) for action in taken)
 
 
 def schedule_text(kernel: Kernel, device: str) -> str:

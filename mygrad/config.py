@@ -41,6 +41,13 @@ def _level(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
 @dataclass(frozen=True)
 class Setting:
     """One row of the table: environment name, parser, default, what the parser expects, meaning."""
@@ -79,6 +86,13 @@ SETTINGS: tuple[Setting, ...] = (
         "0 or 1",
         "checked mode: an out-of-range gather or scatter index is an error",
     ),
+    Setting(
+        "TUNE",
+        _seconds,
+        0.0,
+        "a number of seconds",
+        "time that each process may spend on searching for better schedules",
+    ),
     Setting("MYGRAD_DUMP", str, "", "a folder", "write every generated kernel into this folder"),
     Setting("MYGRAD_DATA", str, "", "a folder", "offline folder of the dataset loaders"),
     Setting(
@@ -104,6 +118,7 @@ class Config:
     REFERENCE: bool
     MYGRAD_THREADS: int
     CHECK: bool
+    TUNE: float
     MYGRAD_DUMP: str
     MYGRAD_DATA: str
     MYGRAD_CACHE: str

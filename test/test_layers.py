@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("graph", "kernel"),
     ("autograd", "schedule", "interpret"),
     ("codegen", "runtime"),
-    ("compiler", "explain", "realize", "capture", "jit"),
+    ("tune", "compiler", "explain", "realize", "capture", "jit"),
     ("tensor",),
     ("nn",),
 )
