@@ -38,7 +38,6 @@ nothing recurses over them.
 from __future__ import annotations
 
 import struct
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +53,16 @@ from mygrad.errors import (
     ShapeError,
     message,
 )
-from mygrad.helpers import UNKNOWN, Location, Shape, user_location
+from mygrad.helpers import (
+    UNKNOWN,
+    KeyedRef,
+    Location,
+    Place,
+    Shape,
+    located,
+    prod,
+    user_place,
+)
 from mygrad.ops import ALU, ARITY, COMBINE, MOVEMENT, SCATTER_MODES, SOURCE, Op
 from mygrad.program import Buffer
 
@@ -77,7 +85,7 @@ class HostCall:
 class Node:
     """One primitive of the lazy graph. Build them with the functions of this module."""
 
-    __slots__ = ("__weakref__", "arg", "device", "dtype", "location", "op", "shape", "src")
+    __slots__ = ("__weakref__", "_where", "arg", "device", "dtype", "op", "shape", "src")
 
     op: Op
     src: tuple[Node, ...]
@@ -85,7 +93,18 @@ class Node:
     shape: Shape
     dtype: DType
     device: str | None
-    location: Location
+    _where: Location | Place
+
+    @property
+    def location(self) -> Location:
+        """The user's line that made the node first."""
+        if not isinstance(self._where, Location):
+            self._where = located(self._where)
+        return self._where
+
+    @location.setter
+    def location(self, location: Location) -> None:
+        self._where = location
 
     @property
     def size(self) -> int:
@@ -100,8 +119,13 @@ class Node:
         return f"<{self.op.name}{arg} {self.shape} {self.dtype.name}>"
 
 
-_interned: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
+_interned: dict[tuple[Any, ...], KeyedRef[Node]] = {}
 _attributed: Location | None = None
+
+
+def _forget(entry: KeyedRef[Node]) -> None:
+    if _interned.get(entry.key) is entry:
+        del _interned[entry.key]
 
 
 def _intern(
@@ -114,14 +138,21 @@ def _intern(
     arg_key: Any = None,
 ) -> Node:
     key = (op, src, arg if arg_key is None else arg_key, shape, dtype)
-    found = _interned.get(key)
-    if found is not None:
-        return found
-    node = Node.__new__(Node)
-    node.op, node.src, node.arg, node.shape, node.dtype = op, src, arg, shape, dtype
-    node.device = device
-    node.location = _attributed or user_location()
-    _interned[key] = node
+    entry = _interned.get(key)
+    if entry is not None:
+        found = entry()
+        if found is not None:
+            return found
+    return _make(key, arg, device, _attributed or user_place())
+
+
+def _make(key: tuple[Any, ...], arg: Any, device: str | None, where: Location | Place) -> Node:
+    node = Node()
+    node.op, node.src, _, node.shape, node.dtype = key
+    node.arg, node.device, node._where = arg, device, where
+    entry = KeyedRef(node, _forget)
+    entry.key = key
+    _interned[key] = entry
     return node
 
 
@@ -158,21 +189,14 @@ def _common_device(op: Op, src: tuple[Node, ...]) -> str | None:
 def buffer(memory: Buffer, shape: Shape) -> Node:
     """The contents of a buffer, row-major in `shape`. It has no location: nothing computes it."""
     key = (Op.BUFFER, (), memory, shape, memory.dtype)
-    node = _interned.get(key)
-    if node is None:
-        node = Node.__new__(Node)
-        node.op, node.src, node.arg, node.shape, node.dtype = (
-            Op.BUFFER,
-            (),
-            memory,
-            shape,
-            memory.dtype,
-        )
-        node.device, node.location = memory.device, UNKNOWN
-        if node.size > memory.size:
-            raise InternalError(f"buffer: shape {shape} does not fit {memory!r}")
-        _interned[key] = node
-    return node
+    entry = _interned.get(key)
+    if entry is not None:
+        found = entry()
+        if found is not None:
+            return found
+    if prod(shape) > memory.size:
+        raise InternalError(f"buffer: shape {shape} does not fit {memory!r}")
+    return _make(key, memory, memory.device, UNKNOWN)
 
 
 def const(value: bool | int | float, dtype: DType, shape: Shape = ()) -> Node:

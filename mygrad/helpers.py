@@ -8,16 +8,17 @@ import math
 import os
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterable
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mygrad.errors import MissingPackageError, message
 
 Shape = tuple[int, ...]
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_is_internal: dict[CodeType, bool] = {}
+_is_internal: dict[str, bool] = {}  # by file name
 
 
 class Location(NamedTuple):
@@ -33,19 +34,42 @@ class Location(NamedTuple):
 UNKNOWN = Location("<unknown>", 0)
 
 
-def user_location() -> Location:
-    """The innermost line on the call stack that is not inside mygrad."""
+Place = tuple[CodeType, int]  # of an instruction: cheaper to take than a line, and then kept often
+
+
+def user_place() -> Place | Location:
+    """The innermost instruction on the call stack that is not inside mygrad."""
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        internal = _is_internal.get(code)
+        internal = _is_internal.get(code.co_filename)
         if internal is None:
-            internal = code.co_filename.startswith(_PACKAGE)
-            _is_internal[code] = internal
+            internal = _is_internal[code.co_filename] = code.co_filename.startswith(_PACKAGE)
         if not internal:
-            return Location(code.co_filename, frame.f_lineno)
+            return code, frame.f_lasti
         frame = frame.f_back  # type: ignore[assignment]
     return UNKNOWN
+
+
+def located(place: Place) -> Location:
+    """The line of an instruction."""
+    code, instruction = place
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= instruction < end and number is not None:
+            line = number
+    return Location(code.co_filename, line)
+
+
+_T = TypeVar("_T")
+
+
+class KeyedRef(weakref.ref[_T]):
+    """A weak reference that knows its key in a table of interned objects; WeakValueDictionary does
+    the same more slowly."""
+
+    __slots__ = ("key",)
+    key: tuple[Any, ...]
 
 
 def prod(values: Iterable[int]) -> int:

@@ -12,12 +12,12 @@ integer. Values of unknown range (a loaded int64) have no bounds, and only rules
 from __future__ import annotations
 
 import hashlib
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 from mygrad import dtype as dt
 from mygrad.dtype import DType
+from mygrad.helpers import KeyedRef
 from mygrad.ops import Op
 
 Bounds = tuple[int | None, int | None]
@@ -109,20 +109,12 @@ PRINTER: list[Callable[[Expr], str]] = [object.__repr__]  # replaced by expr.py
 # --- interning ------------------------------------------------------------------------------------
 
 
-class _Entry(weakref.ref[Expr]):
-    """A weak reference that knows its key; WeakValueDictionary does the same more slowly."""
-
-    __slots__ = ("key",)
-    key: tuple[Any, ...]
+_interned: dict[tuple[Any, ...], KeyedRef[Expr]] = {}
 
 
-_interned: dict[tuple[Any, ...], _Entry] = {}
-
-
-def _forget(entry: weakref.ref[Expr]) -> None:
-    key = entry.key  # type: ignore[attr-defined]
-    if _interned.get(key) is entry:
-        del _interned[key]
+def _forget(entry: KeyedRef[Expr]) -> None:
+    if _interned.get(entry.key) is entry:
+        del _interned[entry.key]
 
 
 def make(op: Op, src: tuple[Expr, ...], arg: Any, dtype: DType, bounds: Bounds = UNKNOWN) -> Expr:
@@ -142,7 +134,7 @@ def make(op: Op, src: tuple[Expr, ...], arg: Any, dtype: DType, bounds: Bounds =
     made.axes = None if op is Op.AXIS else _NO_AXES
     if src:
         _inherit(made)
-    entry = _Entry(made, _forget)
+    entry = KeyedRef(made, _forget)
     entry.key = key
     _interned[key] = entry
     return made
