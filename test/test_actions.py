@@ -13,6 +13,7 @@ from mygrad.codegen.actions import (
     ScheduleError,
     Split,
     Stage,
+    Stream,
     Unroll,
     Vectorize,
     apply,
@@ -117,6 +118,7 @@ REFUSED = [
     ((Stage(0, "i0", ("i1",)),), "written by this kernel"),
     ((Unroll("i0"), Stage(1, "i0", ("i2",))), "inside of a tile"),
     ((Stage(1, "i0", ("i2",)), Stage(1, "i0", ("i2",))), "staged already"),
+    ((Stream(1),), "does not store there"),
 ]
 
 
@@ -124,6 +126,23 @@ REFUSED = [
 def test_refused(actions: tuple, why: str) -> None:
     with pytest.raises(ScheduleError, match=why):
         apply(start(matmul()), actions)
+
+
+def test_what_a_kernel_reads_or_adds_to_is_no_stream() -> None:
+    i = axis(0, 64)
+    info = BufferInfo(F, 64, True)
+    one = Store(0, i, alu(Op.EXP, load(0, F, i)))
+    with pytest.raises(ScheduleError, match="reads it"):
+        Stream(0).apply(start(Kernel("in_place", (i,), (one,), (info,))))
+    one = Store(0, i, load(1, F, i), None, "add")
+    with pytest.raises(ScheduleError, match="old values"):
+        Stream(0).apply(start(Kernel("sums", (i,), (one,), (info, BufferInfo(F, 64)))))
+
+
+def test_large_outputs_are_streams() -> None:
+    target = Target("llvm", "test", vector_bytes=64, vector_registers=32, l2_bytes=1 << 10)
+    made = {m: codegen.schedule(matmul(m, 32, 8), target).streams for m in (16, 32)}
+    assert made == {16: (), 32: (0,)}
 
 
 @pytest.mark.parametrize("action", [Split("i0", 4), Vectorize("i0"), Unroll("i0"), Parallel("i0")])

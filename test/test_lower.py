@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mygrad import codegen, numeric
 from mygrad import dtype as dt
-from mygrad.codegen import prepare, stmt
+from mygrad.codegen import llvm, prepare, stmt
 from mygrad.codegen.actions import (
     Action,
     Defer,
@@ -22,6 +22,7 @@ from mygrad.codegen.actions import (
     ScheduleError,
     Split,
     Stage,
+    Stream,
     Unroll,
     Vectorize,
     apply,
@@ -509,6 +510,24 @@ def test_copies_with_far_lanes_go_by_squares(m: int, n: int, k: int) -> None:
         shown = stmt.text(check(kernel, apply(start(kernel), actions)))
         assert f"unroll i{tiled.next_id + 2} <" in shown
         run_native(kernel, actions)
+
+
+@pytest.mark.parametrize("dtype", [F, dt.float16, dt.int64])
+@pytest.mark.parametrize(("m", "n"), [(3, 48), (4, 40), (1, 7), (5, 64)])
+def test_streamed_stores(m: int, n: int, dtype: dt.DType) -> None:
+    i, j = axis(0, m), axis(1, n)
+    value = load(1, dtype, i * n + j)
+    kernel = Kernel(
+        "stream", (i, j), (Store(0, i * n + j, value),), buffers(m * n, m * n, dtype=dtype)
+    )
+    actions = (Split("i1", 16), Vectorize("i1i"), Stream(0))
+    function = check(kernel, apply(start(kernel), actions))
+    text = llvm.render(function, TARGET)
+    # rows of whole vectors begin at whole vectors; others are stored as ever
+    assert ("!nontemporal" in text) == ("fence" in text) == (n % 16 == 0)
+    run_native(kernel, actions)
+    if m > 1:
+        run_native(kernel, (*actions, Parallel("i0")))
 
 
 @pytest.mark.parametrize("columns", [4, 9, 16, 33])

@@ -4,7 +4,7 @@
                loops   (LoopAxis, ...)    outermost first; all output and reduce axes, or parts
                stages  (Stage, ...)       operands that are copied into scratch memory
     LoopAxis = (name, axis, root, stride, kind)       kind: seq | parallel | unroll | vector
-    action   = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer
+    action   = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer | Stream
 
 An axis of the kernel (the root) is the sum of its loops, each times its stride: after `Split("i0",
 8)`, i0 = 8 * i0o + i0i. Only the last tile of a root may be short (ragged); lowering peels it off.
@@ -28,7 +28,8 @@ from dataclasses import dataclass, replace
 from mygrad.errors import InternalError, message
 from mygrad.expr import Expr, axis, const
 from mygrad.helpers import ceildiv
-from mygrad.kernel import Kernel, axis_sets, bound_axes, ordered_axes, scan_axes
+from mygrad.kernel import Kernel, all_nodes, axis_sets, bound_axes, ordered_axes, scan_axes
+from mygrad.ops import Op
 
 TILE_KINDS = frozenset({"unroll", "vector"})
 MAX_UNROLL = 64
@@ -68,6 +69,7 @@ class Schedule:
     next_id: int
     stages: tuple[Stage, ...] = ()
     deferred: tuple[str, ...] = ()  # unrolled loops that stores run through one by one
+    streams: tuple[int, ...] = ()  # slots whose stores go past the caches
 
     def loop(self, name: str, op: str = "schedule") -> LoopAxis:
         """The loop of that name.
@@ -88,7 +90,8 @@ class Schedule:
     def __str__(self) -> str:
         lines = [f"{p.name}: {p.kind}[{p.extent}] stride {p.stride}" for p in self.loops]
         lines += [str(s) for s in self.stages]
-        return "\n".join(lines + [f"deferred: {', '.join(self.deferred)}"] * bool(self.deferred))
+        lines += [f"deferred: {', '.join(self.deferred)}"] * bool(self.deferred)
+        return "\n".join(lines + [f"stream: b{slot}" for slot in self.streams])
 
 
 def start(kernel: Kernel) -> Schedule:
@@ -322,7 +325,25 @@ class Defer:
         return replace(s, deferred=self.axes)
 
 
-Action = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Write an output past the caches: whole vectors go to memory without the lines being read
+    first, and without driving out what is still needed. A hint: elsewhere stores are ordinary.
+    """
+
+    slot: int
+
+    def apply(self, s: Schedule) -> Schedule:
+        """The schedule after the action."""
+        mine = [store for store in s.kernel.stores if store.slot == self.slot]
+        read = {e.arg for e in all_nodes(s.kernel) if e.op is Op.LOAD}
+        _refuse(not mine, self, "the kernel does not store there")
+        _refuse(any(store.mode != "set" for store in mine), self, "a store adds to old values")
+        _refuse(self.slot in read, self, "the kernel reads it, so that it is in the caches anyway")
+        return replace(s, streams=(*s.streams, self.slot))
+
+
+Action = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer | Stream
 
 
 def definition(s: Schedule, root: Expr) -> Expr:

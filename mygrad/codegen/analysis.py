@@ -25,6 +25,7 @@ from mygrad.codegen.actions import (
     Reorder,
     Schedule,
     Split,
+    Stream,
     Unroll,
     Vectorize,
     apply,
@@ -43,6 +44,7 @@ SMALL = 10_000  # operations below which one thread is faster than several
 LONG = 6  # operations after a reduction that are not repeated for every copy of a tile
 FEW = 4  # copies up to which they are
 PANEL = 512  # steps of a reduction that are done for all outputs before the next ones
+STREAMED = 4  # second caches that an output must be larger than to be written past them
 REPEATED = 0.1  # share of the work that every thread may repeat
 
 
@@ -96,7 +98,17 @@ class Plan:
         if heaviest is not None and heaviest is self.nests[0]:
             taken += stages_of(heaviest, self.tile, scheduled, self.target)
             taken += self.deferred(scheduled)
-        return tuple(taken)
+        return (*taken, *self.streams())
+
+    def streams(self) -> list[Stream]:
+        """Outputs that no cache would keep until they are read."""
+        read = {x.slot for n in self.nests for x in n.accesses if not x.stores}
+        plain = {s.slot for s in self.kernel.stores} - {
+            s.slot for s in self.kernel.stores if s.mode != "set" or s.slot in read
+        }
+        sizes = {slot: self.kernel.buffers[slot] for slot in sorted(plain)}
+        limit = STREAMED * self.target.l2_bytes
+        return [Stream(n) for n, b in sizes.items() if b.size * b.dtype.itemsize >= limit]
 
     def deferred(self, scheduled: Schedule) -> list[Action]:
         """Stores with long expressions wait until the end of the register tile."""

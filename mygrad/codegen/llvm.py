@@ -18,7 +18,7 @@ from typing import Any
 
 from mygrad.codegen import vmath
 from mygrad.codegen.llvm_accumulators import Accumulators, key
-from mygrad.codegen.llvm_memory import PREAMBLE, Array, Memory
+from mygrad.codegen.llvm_memory import NONTEMPORAL, PREAMBLE, Array, Memory
 from mygrad.codegen.llvm_types import memory
 from mygrad.codegen.llvm_values import Emitter, Target, Value
 from mygrad.codegen.stmt import (
@@ -74,11 +74,13 @@ class _Renderer:
         for slot, (dtype, _, written) in enumerate(self.function.buffers):
             self.memory.arrays[slot] = Array(Value([f"%b{slot}"], "ptr"), dtype, written)
         self._block(self.function.body)
-        lines = ["entry:\n", *self.entry, *self.emitter.scopes[0].lines, *self.exit, "  ret void\n"]
-        body = "".join(lines)
-        return "".join(
-            [PREAMBLE, vmath.helpers(body), _outer(self.function), _inner(self.function, body)]
-        )
+        text = "".join([*self.entry, *self.emitter.scopes[0].lines])
+        streams = NONTEMPORAL in text
+        if streams:  # such stores wait in buffers of their own: other threads must see them
+            self.exit.append("  fence seq_cst\n")
+        body = "".join(["entry:\n", text, *self.exit, "  ret void\n"])
+        parts = [PREAMBLE, vmath.helpers(body), _outer(self.function), _inner(self.function, body)]
+        return "".join([*parts, "!0 = !{i32 1}\n"] if streams else parts)
 
     def _param(self, e: Expr) -> Value:
         if e.arg[0] not in self.function.params:

@@ -34,6 +34,7 @@ ZEROS_BYTES = 1024
 PREAMBLE = (
     f"@zeros = private unnamed_addr constant [{ZEROS_BYTES} x i8] zeroinitializer, align 64\n"
 )
+NONTEMPORAL = "!nontemporal !0"
 
 
 class Array(NamedTuple):
@@ -371,15 +372,15 @@ class Memory:
         value = em.evaluate(put.value)
         valid = None if put.valid is None else em.evaluate(put.valid)
         address = self.address(put.target, put.index)
+        stream = put.stream and self._is_aligned(put.index)
         wide = address.stride != 0 or value.lanes or (valid is not None and valid.lanes)
         if not wide:
             self._store_copies(
                 _Store("one", array.dtype, 0, put.mode), address.pointer, value, valid
             )
         elif address.stride == 1:
-            self._store_copies(
-                _Store("run", array.dtype, em.lanes, put.mode), address.pointer, value, valid
-            )
+            run = _Store("run", array.dtype, em.lanes, put.mode, stream)
+            self._store_copies(run, address.pointer, value, valid)
         elif address.across is not None and put.mode == "set" and valid is None:
             self._store_across(address.across, value, array.dtype)
         elif address.stride != 0 and put.mode == "set":
@@ -391,6 +392,12 @@ class Memory:
             pointers = self._every_lane(address, memory(array.dtype))
             self._store_lanes(_Store("one", array.dtype, 0, put.mode), pointers, value, valid)
         em.written((put.target,))
+
+    def _is_aligned(self, index: Expr) -> bool:
+        """Whether lane 0 is at a multiple of the lanes from the start of the array, always."""
+        em, (terms, constant) = self.emitter, linear(index)
+        others = [factor for term, factor in terms.items() if term is not em.lane_axis]
+        return em.lanes > 0 and all(n % em.lanes == 0 for n in (*others, constant))
 
     def _store_across(self, across: Across, value: Value, dtype: DType) -> None:
         """The copies transposed, and for each lane a vector along them."""
@@ -478,12 +485,13 @@ class _Store(NamedTuple):
     dtype: DType
     lanes: int
     mode: str
+    stream: bool = False  # past the caches; at a multiple of its bytes
 
 
 @cache
 def _store_text(store: _Store, mask: str) -> str:
     """The text of a store of {v} at {p}, with temporary names that start with {r}."""
-    form, dtype, lanes, mode = store
+    form, dtype, lanes, mode, stream = store
     ty, name, align = vector(memory(dtype), lanes), "{v}", dtype.itemsize
     mask_ty, kind = f"<{lanes} x i1>", mangled(memory(dtype), lanes)
     text = ""
@@ -514,4 +522,6 @@ def _store_text(store: _Store, mask: str) -> str:
             f"  call void @llvm.masked.store.{kind}.p0({ty} {name}, ptr {{p}}, i32 {align}, "
             f"{mask_ty} {mask})\n"
         )
+    if stream:
+        return text + f"  store {ty} {name}, ptr {{p}}, align {lanes * align}, {NONTEMPORAL}\n"
     return text + f"  store {ty} {name}, ptr {{p}}, align {align}\n"

@@ -202,6 +202,7 @@ class Placer:
             self.place(store.value, scope),
             valid,
             store.mode,
+            store.slot in self.schedule.streams,
         )
 
     def blocked_reduction(self, store: Store) -> tuple[Expr, list[LoopAxis]] | None:

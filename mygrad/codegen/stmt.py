@@ -9,7 +9,8 @@
           | Update(name, value)                    cell = cell op value, for every point of the tile
           | Combine(name, accumulator, axes)       bind name to the cells combined over axes
           | Scratch(name, dtype, size, memory)     an array until the block ends; private, shared
-          | Put(target, index, value, valid, mode) store to a buffer slot or a scratch name
+          | Put(target, index, value, valid, mode, stream)  store to a slot or a scratch name;
+                                                   `stream`: past the caches, where a machine can
           | If(condition, body, otherwise)         the condition depends on no vector axis
           | Barrier()                              all threads of the group arrive (GPU)
     TileAxis = (axis, extent, active, kind)        kind: unroll | vector
@@ -144,13 +145,15 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Put:
-    """target[index] = value where valid; `mode` as in ops.SCATTER_MODES."""
+    """target[index] = value where valid; `mode` as in ops.SCATTER_MODES. `stream` hints that nobody
+    reads it soon."""
 
     target: int | str
     index: Expr
     value: Expr
     valid: Expr | None = None
     mode: str = "set"
+    stream: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,8 @@ def _line(s: Stmt) -> str:
         name = s.target if isinstance(s.target, str) else f"b{s.target}"
         equals = "=" if s.mode == "set" else f"{s.mode}="
         condition = "" if s.valid is None else f" if {expr_text(s.valid)}"
-        return f"put {name}[{s.index}] {equals} {expr_text(s.value)}{condition}"
+        put = "stream" if s.stream else "put"
+        return f"{put} {name}[{s.index}] {equals} {expr_text(s.value)}{condition}"
     return _simple_line(s)
 
 

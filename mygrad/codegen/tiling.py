@@ -104,9 +104,12 @@ class Nest:
         return min(prod(a.arg[1] for a in free), ENOUGH)
 
     def moved(self, axis: Expr, tile: Tile) -> float:
-        """Elements that a step along `axis` has to fetch anew; for a nest without a reduction, the
-        shortest way that any access moves, so that contiguous axes are innermost."""
-        if axis in self.reduced or not self.reduced:
+        """Elements that a step along `axis` has to fetch anew; for a nest without a reduction, how
+        many bytes away, on pages that are far in any case, so that contiguous axes are innermost.
+        """
+        if not self.reduced:
+            return sum(min(_step(a, axis) * tile.size(axis), PAGE) for a in self.accesses)
+        if axis in self.reduced:
             steps = [abs(a.strides.get(axis) or 0) * tile.size(axis) for a in self.accesses]
             return float(min((s for s in steps if s), default=0))
         inside = [a for a in self.axes if a in self.reduced]
@@ -117,6 +120,12 @@ class Nest:
                     tile.size(a) for a in self.axes if access.strides.get(a, 0) != 0
                 )
         return total
+
+
+def _step(access: Access, axis: Expr) -> int:
+    """Bytes from one element to the next along an axis; a page where that is not known."""
+    step = access.strides.get(axis, 0)
+    return PAGE if step is None else abs(step) * access.itemsize
 
 
 @dataclass
