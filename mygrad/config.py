@@ -48,6 +48,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _guard(text: str) -> int:
+    value = _natural(text)
+    if value > 2:
+        raise ValueError
+    return value
+
+
 @dataclass(frozen=True)
 class Setting:
     """One row of the table: environment name, parser, default, what the parser expects, meaning."""
@@ -87,6 +94,13 @@ SETTINGS: tuple[Setting, ...] = (
         "checked mode: an out-of-range gather or scatter index is an error",
     ),
     Setting(
+        "MYGRAD_GUARD",
+        _guard,
+        0,
+        "0, 1 or 2",
+        "cpu buffers end (1) or begin (2) at a page that nothing may touch, and start as NaN",
+    ),
+    Setting(
         "TUNE",
         _seconds,
         0.0,
@@ -118,6 +132,7 @@ class Config:
     REFERENCE: bool
     MYGRAD_THREADS: int
     CHECK: bool
+    MYGRAD_GUARD: int
     TUNE: float
     MYGRAD_DUMP: str
     MYGRAD_DATA: str

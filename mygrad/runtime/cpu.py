@@ -20,6 +20,7 @@ import time
 import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,16 +29,17 @@ from mygrad.config import config
 from mygrad.errors import InternalError, message
 from mygrad.helpers import content_key
 from mygrad.program import Launch, Program, Target
-from mygrad.runtime import native
+from mygrad.runtime import guard, native
 from mygrad.runtime.base import LaunchSequence, Runtime
 from mygrad.runtime.cache import default_cache
-from mygrad.runtime.cpu_memory import Allocator, Memory
+from mygrad.runtime.cpu_memory import Memory
 from mygrad.runtime.cpu_target import host_target
 from mygrad.runtime.llvm import Compiler
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 _START = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 _STOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
 
 
@@ -60,7 +62,8 @@ class CPU(Runtime):
     def __init__(self) -> None:
         self._compiler = Compiler()
         self.target: Target = host_target(self._compiler.name, self._compiler.features, _threads())
-        self._memory = Allocator()
+        self._memory = guard.allocator()
+        self.guarded = isinstance(self._memory, guard.GuardedAllocator)
         self._pool: Pool | None = None
         self.lock = threading.RLock()
         _alive.add(self)
@@ -198,8 +201,9 @@ class Pool:
     def start(self) -> ctypes.c_int64:
         """Create the threads; how many there are, this one included."""
         if self.threads is None:
-            # signals are for the threads of Python
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            # signals are for the threads of Python, but for faults, which cannot wait
+            blocked = signal.valid_signals() - _FAULTS
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
             try:
                 count = self._start(self.context, self._wanted)
             finally:
@@ -238,6 +242,9 @@ class NativeSequence(LaunchSequence):
         Raises:
             InternalError: fewer memories than slots, or a missing parameter.
         """
+        if self._runtime.guarded:  # one by one, so that a fault has the name of a kernel
+            self.time(memories, params)
+            return
         with self._runtime.lock:
             self._fill(memories, params)
             self._enter(self._plan if self._distinct else self._careful_plan(), self.parallel)
@@ -254,8 +261,9 @@ class NativeSequence(LaunchSequence):
             for plan, launch in zip(self._singles, self._launches, strict=True):
                 parallel = self.parallel and launch.parallel
                 self._pool_now(parallel)  # not its start is to be measured
+                enter = guard.named(launch, partial(self._enter, plan, parallel))
                 begin = time.perf_counter()
-                self._enter(plan, parallel)
+                enter()
                 seconds.append(time.perf_counter() - begin)
         return seconds
 
