@@ -10,75 +10,100 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import peers, startup
-from bench.measure import Row, compare, table
+from bench import memory, peers, report, startup
+from bench.measure import Row
+
+QUICK = ("numpy", "torch")  # compiling takes the others longer than all the rest
 
 
 def main() -> None:
-    """One process for each number of threads, because libraries read it when they are imported."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="mygrad beside its peers")
-    parser.add_argument("--quick", action="store_true", help="a few workloads, for a short time")
-    parser.add_argument(
-        "--only", metavar="NAME", default="", help="workloads whose name contains this"
-    )
-    parser.add_argument("--threads", type=int, help="so many threads (default: one, then all)")
-    parser.add_argument("--json", metavar="FILE", help="write the rows here")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    """Everything that was asked for; exits with 1 if a workload failed."""
+    options = parsed()
     if options.child:
-        rows = kernels(options)
-        Path(options.json).write_text(json.dumps([r.as_dict() for r in rows]))
+        child(options)
         return
+    if options.chart and (why := report.missing()):
+        sys.exit(why)
+    try:
+        chosen = options.peers.split(",") if options.peers else QUICK if options.quick else None
+        options.peers, missing = peers.installed(chosen or tuple(peers.PACKAGES))
+    except ValueError as error:
+        sys.exit(str(error))
+    for name in missing:
+        print(f"{name} is not installed", file=sys.stderr)
     counts = [options.threads] if options.threads else sorted({1, len(os.sched_getaffinity(0))})
-    rows = [row for threads in counts for row in in_child(options, threads)]
-    if not options.only or options.only in "startup":
-        known = {"mygrad": "mygrad", "numpy": "numpy"} | (
-            {"torch": "torch"} if peers.optional("torch") else {}
-        )
-        rows += [
-            startup.imports(known),
-            *startup.first_steps("torch" in known, 1 if options.quick else 3),
-        ]
-    print(table(rows))
+    names = [n for n in listed() if wanted(options, n)]
+    rows = [row for threads in counts for row in in_children(options, names, threads)]
+    peers.set_threads(counts[-1])
+    for part in (startup, memory):
+        rows += part.rows(options.peers, options.quick, lambda n: wanted(options, n))
+    print(report.table(rows))
     if options.json:
         Path(options.json).write_text(json.dumps([r.as_dict() for r in rows], indent=2) + "\n")
+    if options.chart:
+        report.chart(rows, Path(options.chart))
+    sys.exit(any(row.failed for row in rows))
 
 
-def in_child(options: argparse.Namespace, threads: int) -> list[Row]:
-    """The rows of a process with so many threads."""
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="mygrad beside its peers")
+    add = parser.add_argument
+    add("--quick", action="store_true", help="small versions for a short time: does it all work?")
+    add("--only", metavar="NAME", default="", help="workloads whose name contains this")
+    add("--threads", type=int, help="so many threads (default: one, then all)")
+    add("--peers", metavar="A,B", help=f"of {', '.join(peers.PACKAGES)} (default: the installed)")
+    add("--budget", type=float, default=60, help="seconds for the first runs of a peer")
+    add("--json", metavar="FILE", help="write the rows here")
+    add("--chart", metavar="FILE", help="draw the ratios here")
+    add("--child", nargs="+", metavar="NAME", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def wanted(options: argparse.Namespace, name: str) -> bool:
+    """Whether a workload was chosen."""
+    return options.only.lower() in name.lower()
+
+
+def listed() -> list[str]:
+    """Names of all workloads, without importing the peers into this process."""
+    code = "from bench.workloads import WORKLOADS; print('\\n'.join(WORKLOADS))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+    return done.stdout.decode().splitlines()
+
+
+def in_children(options: argparse.Namespace, names: list[str], threads: int) -> list[Row]:
+    """The rows of a process with so many threads, because libraries read their number when they are
+    imported. A process that dies is followed by another one for the rest."""
     peers.set_threads(threads)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.json"
-        command = [
-            sys.executable,
-            "-m",
-            "bench",
-            "--child",
-            "--threads",
-            str(threads),
-            "--json",
-            str(file),
-        ]
-        command += ["--only", options.only] + ["--quick"] * options.quick
-        subprocess.run(command, check=True)
-        found = json.loads(file.read_text())
-    return [Row(r["workload"], r["threads"], r["seconds"], r["note"]) for r in found]
-
-
-def kernels(options: argparse.Namespace) -> list[Row]:
-    """Every chosen workload, in this process."""
-    from bench import workloads  # noqa: PLC0415  after the number of threads is set
-
-    if workloads.torch is not None:
-        workloads.torch.set_num_threads(options.threads)
-    names = workloads.QUICK if options.quick else tuple(workloads.WORKLOADS)
-    rows = []
-    for name in names:
-        if options.only in name:
-            seconds = 0.5 if options.quick else 3.0
-            rows.append(compare(name, options.threads, workloads.WORKLOADS[name](), seconds))
-            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
+    rows: list[Row] = []
+    while len(rows) < len(names):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "rows.jsonl"
+            file.touch()
+            command = [sys.executable, "-m", "bench", "--threads", str(threads)]
+            command += ["--json", str(file), "--budget", str(options.budget)]
+            command += ["--peers", ",".join(options.peers)] * bool(options.peers)
+            command += ["--quick"] * options.quick + ["--child", *names[len(rows) :]]
+            code = subprocess.run(command).returncode
+            found = [Row.from_dict(json.loads(line)) for line in file.read_text().splitlines()]
+        rows += found
+        if len(rows) < len(names):
+            note = f"the process ended with {code}"
+            rows.append(Row(names[len(rows)], threads, note=note, failed=True))
     return rows
+
+
+def child(options: argparse.Namespace) -> None:
+    """Measure here, and write each row as soon as it is known."""
+    from bench import engine  # noqa: PLC0415  after the number of threads is set
+
+    chosen = (options.peers or "").split(",")
+    with Path(options.json).open("a") as file:
+        for name in options.child:
+            row = engine.measured(name, options.threads, chosen, options.quick, options.budget)
+            print(report.table([row]).splitlines()[-1], file=sys.stderr)
+            print(json.dumps(row.as_dict()), file=file, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 from bench.peers import optional
 from mygrad import Tensor, nn
 
-torch = optional("torch")
+torch: Any = optional("torch")
 BF16 = "bfloat16"
 
 
@@ -21,6 +21,7 @@ class LSTM(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, layers: int) -> None:
         self.hidden, self.layers = hidden, layers
+        shapes: dict[str, tuple[int, ...]]
         shapes = {"weight_ih": (4 * hidden, inputs), "weight_hh": (4 * hidden, hidden)}
         shapes |= {"bias_ih": (4 * hidden,), "bias_hh": (4 * hidden,)}
         for layer in range(layers):
@@ -79,7 +80,7 @@ class Theirs:
     nn: Any = torch and torch.nn
 
     @staticmethod
-    def LSTM(inputs: int, hidden: int, layers: int) -> Any:  # noqa: N802
+    def LSTM(inputs: int, hidden: int, layers: int) -> Any:
         """The layer itself, without its last state."""
 
         class Outputs(torch.nn.LSTM):  # type: ignore[name-defined,misc]

@@ -52,7 +52,7 @@ def resnet18(lib: Library, width: int = 64, blocks: int = 2) -> Any:
     """For 32x32 images: a 3x3 stem without pooling, four stages of two basic blocks."""
     nn = lib.nn
 
-    class Block(nn.Module):  # type: ignore[misc]
+    class Block(nn.Module):  # type: ignore[name-defined]
         def __init__(self, inner: int, outer: int, stride: int) -> None:
             super().__init__()
             self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
@@ -68,7 +68,7 @@ def resnet18(lib: Library, width: int = 64, blocks: int = 2) -> Any:
             h = self.bn1(self.conv1(x)).relu()
             return (self.bn2(self.conv2(h)) + self.short(x)).relu()
 
-    class ResNet(nn.Module):  # type: ignore[misc]
+    class ResNet(nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, width, 3, 1, 1, bias=False)
@@ -93,7 +93,7 @@ def resnet50(lib: Library, blocks: tuple[int, ...] = (3, 4, 6, 3)) -> Any:
     """For 224x224 images: bottleneck blocks whose 3x3 convolution has the stride."""
     nn = lib.nn
 
-    class Block(nn.Module):  # type: ignore[misc]
+    class Block(nn.Module):  # type: ignore[name-defined]
         def __init__(self, inner: int, middle: int, stride: int) -> None:
             super().__init__()
             outer = 4 * middle
@@ -113,7 +113,7 @@ def resnet50(lib: Library, blocks: tuple[int, ...] = (3, 4, 6, 3)) -> Any:
             h = self.bn2(self.conv2(h)).relu()
             return (self.bn3(self.conv3(h)) + self.short(x)).relu()
 
-    class ResNet(nn.Module):  # type: ignore[misc]
+    class ResNet(nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
@@ -142,7 +142,7 @@ def gpt(lib: Library, layers: int, width: int, heads: int, length: int, vocabula
     """Logits (B, length, vocabulary) of tokens (B, length)."""
     nn = lib.nn
 
-    class Block(nn.Module):  # type: ignore[misc]
+    class Block(nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.ln1 = nn.LayerNorm(width)
@@ -163,7 +163,7 @@ def gpt(lib: Library, layers: int, width: int, heads: int, length: int, vocabula
             x = x + self.attention(self.ln1(x))
             return x + self.fc2(self.gelu(self.fc(self.ln2(x))))
 
-    class GPT(nn.Module):  # type: ignore[misc]
+    class GPT(nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.wte = nn.Embedding(vocabulary, width)
@@ -186,7 +186,7 @@ def char_lstm(lib: Library, hidden: int = 256, layers: int = 2, vocabulary: int 
     """Logits (B, T, vocabulary) of characters (B, T)."""
     nn = lib.nn
 
-    class CharLSTM(nn.Module):  # type: ignore[misc]
+    class CharLSTM(nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.embedding = nn.Embedding(vocabulary, hidden)
@@ -207,7 +207,7 @@ def unet(lib: Library, width: int = 32) -> Any:
     nn = lib.nn
     features = 4 * width
 
-    class Block(nn.Module):  # type: ignore[misc]
+    class Block(nn.Module):  # type: ignore[name-defined]
         def __init__(self, inner: int, outer: int) -> None:
             super().__init__()
             self.norm1, self.norm2 = nn.GroupNorm(8, inner), nn.GroupNorm(8, outer)
@@ -220,7 +220,7 @@ def unet(lib: Library, width: int = 32) -> Any:
             h = self.conv1(self.silu(self.norm1(x))) + self.time(self.silu(t))[:, :, None, None]
             return self.conv2(self.silu(self.norm2(h))) + self.short(x)
 
-    class UNet(nn.Module):  # type: ignore[misc]
+    class UNet(nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             w = width

@@ -1,5 +1,5 @@
-"""What a process costs before it computes: imports, and the first training step of the MNIST
-network with an empty and with a full cache. Every figure is of fresh processes."""
+"""What a process costs before it computes: imports, and the first training step with an empty and
+with a full cache. Every figure is of fresh processes."""
 
 from __future__ import annotations
 
@@ -9,37 +9,60 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 
-from bench.measure import Row
+from bench.measure import OURS, Row
+from bench.peers import PACKAGES
 
 IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+TASKS = {"MNIST CNN": "MNIST CNN step 128", "nanoGPT": "nanoGPT step"}
 
 FIRST_STEP = """
 import json, time
 start = time.perf_counter()
-from bench.workloads import _mnist_layers, training
+from bench import training
 from mygrad import compiler, realize
 spent = dict(schedule=0.0, compile=0.0)
 def timed(module, name, label):
     inner = getattr(module, name)
-    def outer(*args):
+    def outer(*args, **kwargs):
         begin = time.perf_counter()
         try:
-            return inner(*args)
+            return inner(*args, **kwargs)
         finally:
             spent[label] += time.perf_counter() - begin
     setattr(module, name, outer)
 timed(realize, "schedule", "schedule")
 timed(compiler, "executables", "compile")
 imported = time.perf_counter()
-runs = training(_mnist_layers, 128, 1, 28, 28, theirs="{peer}" == "torch")
+run = training.candidates({task!r}, {small})[{who!r}]()
 built = time.perf_counter()
-float(runs["{peer}"]().item())
+float(run().item())
 done = time.perf_counter()
 spent.update(build=built - imported, step=done - built)
 print(json.dumps({{"import": imported - start, **spent}}))
 """
+
+# where each keeps what it compiled
+CACHES = (
+    "MYGRAD_CACHE",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "JAX_COMPILATION_CACHE_DIR",
+    "XDG_CACHE_HOME",  # tinygrad
+)
+ALWAYS = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def rows(peers: Sequence[str], quick: bool, wanted: Callable[[str], bool]) -> list[Row]:
+    """Imports, and first steps. PyTorch takes part, and of the others those that compile only if
+    they were asked for by `--peers`: their first step of nanoGPT takes up to a minute."""
+    found = []
+    if wanted("startup import"):
+        found.append(imports(list(dict.fromkeys(PACKAGES[p] for p in peers)), 1 if quick else 5))
+    for label, task in TASKS.items():
+        if wanted(f"startup first {label} step"):
+            found += first_steps(label, task, peers, quick)
+    return found
 
 
 def run(code: str, **environment: str) -> str:
@@ -54,38 +77,39 @@ def run(code: str, **environment: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def imports(peers: Mapping[str, str], rounds: int = 5) -> Row:
+def imports(packages: Sequence[str], rounds: int = 5) -> Row:
     """Seconds to import each package, in turns."""
-    seconds: dict[str, list[float]] = {who: [] for who in peers}
+    seconds: dict[str, list[float]] = {who: [] for who in (OURS, *packages)}
     for _ in range(rounds):
-        for who, module in peers.items():
-            seconds[who].append(float(run(IMPORT.format(module))))
-    return Row("import", 0, {who: statistics.median(s) for who, s in seconds.items()})
+        for who, times in seconds.items():
+            times.append(float(run(IMPORT.format(who))))
+    return Row("startup import", 0, {who: statistics.median(s) for who, s in seconds.items()})
 
 
-def first_steps(with_torch: bool, rounds: int = 3) -> list[Row]:
-    """Cold and warm: from the built network to the first loss. Parts are in the note."""
-    cold, warm, torch = [], [], []
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            code = FIRST_STEP.format(peer="mygrad")
-            cold.append(json.loads(run(code, MYGRAD_CACHE=folder)))
-            warm.append(json.loads(run(code, MYGRAD_CACHE=folder)))
-        if with_torch:
-            torch.append(json.loads(run(FIRST_STEP.format(peer="torch"))))
-    rows = []
-    for name, ours in (("first MNIST CNN step, cold", cold), ("first MNIST CNN step, warm", warm)):
-        seconds = {"mygrad": statistics.median(o["step"] for o in ours)}
-        if torch:
-            seconds["torch"] = statistics.median(o["step"] for o in torch)
-        middle = {k: statistics.median(o[k] for o in ours) for k in ours[0]}
-        note = ", ".join(f"{k} {v:.2f} s" for k, v in middle.items() if k != "step")
-        rows.append(
-            Row(
-                name,
-                0,
-                seconds,
-                note + " (build, schedule and compile include the initial weights)",
-            )
-        )
-    return rows
+def first_steps(label: str, task: str, peers: Sequence[str], quick: bool) -> list[Row]:
+    """Cold and warm: from the network with its weights to the first loss."""
+    found: dict[str, dict[str, list[dict[str, float]]]] = {"cold": {}, "warm": {}}
+    notes = []
+    for who in (OURS, *(p for p in peers if p != "numpy")):
+        try:
+            for _ in range(1 if quick or who != OURS else 3):
+                code = FIRST_STEP.format(task=task, small=quick, who=who)
+                with tempfile.TemporaryDirectory() as folder:
+                    places = dict.fromkeys(CACHES, folder) | ALWAYS
+                    for state in found.values():
+                        figures = json.loads(run(code, **places))
+                        state.setdefault(who, []).append(figures)
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines() or [""]
+            notes.append(f"{who} left out: {lines[-1]}")
+    return [_row(f"startup first {label} step, {k}", v, notes) for k, v in found.items()]
+
+
+def _row(name: str, found: dict[str, list[dict[str, float]]], notes: list[str]) -> Row:
+    if OURS not in found:
+        return Row(name, 0, note="; ".join(notes), failed=True)
+    parts = {k: statistics.median(o[k] for o in found[OURS]) for k in found[OURS][0]}
+    seconds = {who: statistics.median(o["step"] for o in all_) for who, all_ in found.items()}
+    figures = {f"{k} seconds": v for k, v in parts.items() if k != "step"}
+    note = "build, schedule and compile include the initial weights"
+    return Row(name, 0, seconds, "; ".join([note, *notes]), figures)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bench import models
+from bench import functional, models
 from bench.libraries import Mixed, Ours, Theirs, torch
-from bench.measure import Run
+from bench.measure import OURS, Candidates, Make, Workload
+from bench.peers import Run
 from mygrad import Tensor, jit, nn
 
 Array = np.ndarray
@@ -30,7 +32,7 @@ class Task:
     target: Array
     optimizer: str = "Adam"
     settings: dict[str, float] = field(default_factory=lambda: {"lr": 1e-3})
-    train: bool = True
+    function: Callable[..., Any] | None = None  # the same in functional.py, for JAX and tinygrad
 
     def state(self) -> State:
         """Initial weights, the same at each call."""
@@ -81,7 +83,6 @@ def theirs(
     autocast: bool = False,
 ) -> Run:
     """One step of PyTorch; gives the loss."""
-    functional = torch.nn.functional
     model = task.model(Theirs)
     model.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in state.items()})
     model.train()
@@ -99,9 +100,9 @@ def theirs(
             y = network(*inputs)
         y = y.float()
         if task.labelled:
-            loss = functional.cross_entropy(y.reshape(-1, y.shape[-1]), target.reshape(-1))
+            loss = torch.nn.functional.cross_entropy(y.reshape(-1, y.shape[-1]), target.reshape(-1))
         else:
-            loss = functional.mse_loss(y, target)
+            loss = torch.nn.functional.mse_loss(y, target)
         loss.backward()
         optimizer.step()
         return loss
@@ -124,12 +125,22 @@ def labels(*shape: int, classes: int = 10, seed: int = 1) -> Array:
 
 def mlp(batch: int = 128, hidden: int = 512) -> Task:
     """A perceptron with two hidden layers."""
-    return Task(lambda lib: models.mlp(lib, hidden), (image(batch, 784),), labels(batch))
+    return Task(
+        lambda lib: models.mlp(lib, hidden),
+        (image(batch, 784),),
+        labels(batch),
+        function=functional.mlp,
+    )
 
 
 def mnist_cnn(batch: int = 512) -> Task:
     """The convolutional network for MNIST."""
-    return Task(models.mnist_cnn, (image(batch, 1, 28, 28),), labels(batch))
+    return Task(
+        models.mnist_cnn,
+        (image(batch, 1, 28, 28),),
+        labels(batch),
+        function=functional.mnist_cnn,
+    )
 
 
 def resnet18(batch: int = 64, width: int = 64, blocks: int = 2) -> Task:
@@ -140,6 +151,7 @@ def resnet18(batch: int = 64, width: int = 64, blocks: int = 2) -> Task:
         labels(batch),
         "SGD",
         {"lr": 0.01, "momentum": 0.9},
+        partial(functional.resnet18, blocks=blocks),
     )
 
 
@@ -160,6 +172,7 @@ def nanogpt(
         labels(batch, length, classes=65, seed=2),
         "AdamW",
         {"lr": 1e-3, "weight_decay": 0.01},
+        partial(functional.gpt, layers=layers, heads=heads),
     )
 
 
@@ -169,3 +182,79 @@ def unet(batch: int = 32, width: int = 32, size: int = 32) -> Task:
     time = np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
     images = image(batch, 3, size, size)
     return Task(lambda lib: models.unet(lib, width), (images, time), image(*images.shape, seed=2))
+
+
+# --- the list -------------------------------------------------------------------------------------
+
+SMALL = {  # arguments for --quick
+    "MLP step": {"batch": 16, "hidden": 64},
+    "MNIST CNN step": {"batch": 4},
+    "MNIST CNN step 128": {"batch": 4},
+    "ResNet-18 step": {"batch": 16, "width": 8, "blocks": 1},
+    "char-LSTM step": {"batch": 4, "length": 8, "hidden": 32},
+    "nanoGPT step": {"layers": 2, "width": 32, "heads": 2, "length": 16, "batch": 2},
+    "UNet step": {"batch": 2, "width": 8, "size": 16},
+}
+TASKS: dict[str, tuple[Callable[..., Task], dict[str, int], float]] = {
+    # arguments, and flops of a step: 6 per weight and sample in products and convolutions
+    "MLP step": (mlp, {}, 6 * 128 * (784 * 512 + 512 * 512 + 5120)),
+    "MNIST CNN step": (mnist_cnn, {"batch": 512}, 6 * 512 * 13.21e6),
+    "MNIST CNN step 128": (mnist_cnn, {"batch": 128}, 6 * 128 * 13.21e6),
+    "ResNet-18 step": (resnet18, {}, 6 * 64 * 555.4e6),
+    "char-LSTM step": (char_lstm, {}, 6 * 2048 * (2 * 1024 * 512 + 256 * 65)),
+    "nanoGPT step": (nanogpt, {}, 6 * 2048 * (6 * 12 * 384 * 384 + 384 * 65 + 12 * 384 * 256)),
+    "UNet step": (unet, {}, 6 * 32 * 150e6),
+}
+MIXED = ("nanoGPT step", "ResNet-18 step")
+
+
+def candidates(name: str, small: bool) -> Candidates:
+    """Every library's step of a task."""
+    make, arguments, _ = TASKS[name]
+    task = make(**(SMALL[name] if small else arguments))
+    state = task.state()
+    made: dict[str, Make] = {
+        OURS: lambda: ours(task, state),
+        "torch": lambda: theirs(task, state),
+        "torch.compile": lambda: theirs(task, state, compiled=True),
+    }
+    if task.inputs[0].ndim == 4:
+        made["torch/channels last"] = lambda: theirs(task, state, channels_last=True)
+    if task.function:
+        made["jax"] = lambda: functional.with_jax(task, state)
+        made["tinygrad"] = lambda: functional.with_tinygrad(task, state)
+    return made
+
+
+def mixed(name: str, small: bool) -> Candidates:
+    """A step with float32 weights and bfloat16 products, beside our own in float32."""
+    make, arguments, _ = TASKS[name]
+    task = make(**(SMALL[name] if small else arguments))
+    state = task.state()
+    return {
+        OURS: lambda: ours_mixed(task, state),
+        "torch": lambda: theirs(task, state, autocast=True),
+        "torch.compile": lambda: theirs(task, state, autocast=True, compiled=True),
+        "@our float32 step": lambda: ours(task, state),
+    }
+
+
+WORKLOADS = (
+    *(
+        Workload(
+            name, partial(candidates, name, False), partial(candidates, name, True), flops, steps=3
+        )
+        for name, (_, _, flops) in TASKS.items()
+    ),
+    *(
+        Workload(
+            f"{name} bf16",
+            partial(mixed, name, False),
+            partial(mixed, name, True),
+            TASKS[name][2],
+            tolerance=2e-2,
+            steps=3,
+        )
+        for name in MIXED
+    ),
+)
