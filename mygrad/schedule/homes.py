@@ -104,8 +104,9 @@ class Homes:
     """The result: `group_of` maps every node that lives in a buffer to the group that computes it;
     `groups` holds all groups, in no order."""
 
-    def __init__(self, roots: Sequence[Node]) -> None:
+    def __init__(self, roots: Sequence[Node], inline: frozenset[Node] = frozenset()) -> None:
         self.roots = frozenset(roots)
+        self.inline = inline  # elementwise values that shall not be stored
         self.order = toposort(roots)
         self.must: dict[Node, str] = {}
         self.cuts: set[Node] = set()  # those that must not be computed inside of their readers
@@ -115,6 +116,9 @@ class Homes:
         self.demands: dict[Node, dict[Demand, None]] = defaultdict(dict)
         self.group_of: dict[Node, Group] = {}
         self.groups: list[Group] = []
+        # of what is stored: its reads by other kernels; of kernels: what they read of it
+        self.read_by: dict[Node, list[Demand]] = {}
+        self.loads: dict[Group, set[Node]] = defaultdict(set)
         self._gather_facts()
         for node in reversed(self.order):
             if node.op not in SOURCE or (node in self.must and node.op is not Op.BUFFER):
@@ -130,10 +134,7 @@ class Homes:
         readers = Counter(s for node in self.order for s in node.src)
         for node in self.order:
             self._force(node)
-            facts = self._facts(node)
-            if node.op in ALU:
-                self._cut(node, facts)
-            self.own[node] = facts
+            facts = self.own[node] = self._cut(node) if node.op in ALU else self._facts(node)
             if node in self.must or (readers[node] > 1 and _is_epilogue(node, facts)):
                 facts = Facts(0, 0.0, frozenset((node,)))  # what reads it finds it stored
             self.facts[node] = facts
@@ -149,16 +150,28 @@ class Homes:
                 if s.op is not Op.BUFFER:
                     self.must.setdefault(s, f"{node.op.name.lower()} reads whole arrays")
 
-    def _cut(self, node: Node, facts: Facts) -> None:
-        """End an expression that became too long."""
-        reason = ""
-        if facts.count > cost.MAX_OPERATIONS:
-            reason = f"more than {cost.MAX_OPERATIONS} operations in one expression"
-        elif len(facts.leaves) > cost.MAX_LEAVES:
-            reason = f"more than {cost.MAX_LEAVES} arrays in one expression"
-        if reason:
-            self.must.setdefault(node, reason)
-            self.cuts.add(node)
+    def _cut(self, node: Node) -> Facts:
+        """End an expression that became too long: at the node, or rather at operands that are
+        smaller than it. What is known of the node afterwards."""
+        while True:
+            facts = self._facts(node)
+            if facts.count > cost.MAX_OPERATIONS:
+                reason = f"more than {cost.MAX_OPERATIONS} operations in one expression"
+            elif len(facts.leaves) > cost.MAX_LEAVES:
+                reason = f"more than {cost.MAX_LEAVES} arrays in one expression"
+            else:
+                return facts
+            paths = [_moved(s) for s in node.src]
+            smaller = [
+                p for p in paths if 2 * p[-1].size <= node.size and self.facts[p[-1]].count > 0
+            ]
+            path = max(smaller, key=lambda p: len(self.facts[p[-1]].leaves), default=[node])
+            self.must.setdefault(path[-1], reason)
+            self.cuts.add(path[-1])
+            if path[-1] is node:
+                return facts
+            for moved in path:
+                self.facts[moved] = Facts(0, 0.0, frozenset((path[-1],)))
 
     def _facts(self, node: Node) -> Facts:
         if node.op in (Op.CONST, Op.IOTA, Op.VARIABLE):
@@ -205,8 +218,9 @@ class Homes:
             self._place_elementwise(node, demands)
 
     def _place_elementwise(self, node: Node, demands: list[Demand]) -> None:
-        times = sum(_evaluations(d) for d in demands)
-        if times <= node.size and len({d.group for d in demands}) == 1:
+        times = sum(evaluations_of(d) for d in demands)
+        once = times <= node.size and len({d.group for d in demands}) == 1
+        if once or node in self.inline:
             self._pass_on(node, demands)
             return
         inline, stored = self._inline_cost(node, demands), self._stored_cost(node, demands)
@@ -237,7 +251,7 @@ class Homes:
     def _again(self, node: Node, demands: list[Demand]) -> float:
         """Computing the node in one kernel for these demands; what it reads stays in cache between
         them."""
-        times = [_evaluations(d) for d in demands]
+        times = [evaluations_of(d) for d in demands]
         return cost.computing(sum(times), self.own[node].operations) + cost.moving(
             max(times), self._leaf_bytes(node), node.size
         )
@@ -260,7 +274,7 @@ class Homes:
         else:
             total += cost.LAUNCH + cost.computing(node.size, self.own[node].operations)
             total += cost.moving(node.size, self._leaf_bytes(node))
-        reads = [max(_evaluations(d) for d in mine) for mine in readers.values()]
+        reads = [max(evaluations_of(d) for d in mine) for mine in readers.values()]
         return total + sum(cost.moving(n, node.dtype.itemsize, node.size) for n in reads)
 
     def _one_row_kernel(self, demands: list[Demand], node: Node) -> bool:
@@ -336,9 +350,10 @@ class Homes:
             )
             mine = [Demand(group, group.index, False, frozenset(group.axes))]
         self.group_of[node] = group
-        for d in demands:
-            if d.group is not group:
-                d.group.reads.add(group)
+        self.read_by[node] = [d for d in demands if d.group is not group]
+        for d in self.read_by[node]:
+            d.group.reads.add(group)
+            self.loads[d.group].add(node)
         if node.op not in STEPS and node.op not in SOURCE:
             self._pass_on(node, mine)
         elif node.op in STEPS:
@@ -461,6 +476,14 @@ def _weight(members: Iterable[Node], size: int) -> float:
     return sum(cost.weight(m.op) * min(1.0, m.size / max(size, 1)) for m in members)
 
 
+def _moved(node: Node) -> list[Node]:
+    """The node, and what it is seen through movement, down to what is no movement."""
+    path = [node]
+    while path[-1].op in MOVEMENT:
+        path.append(path[-1].src[0])
+    return path
+
+
 def _independent(a: Group, b: Group) -> bool:
     return not a.depends_on({b}) and not b.depends_on({a})
 
@@ -491,7 +514,8 @@ def _by_group(demands: Iterable[Demand]) -> dict[Group, list[Demand]]:
     return groups
 
 
-def _evaluations(d: Demand) -> float:
+def evaluations_of(d: Demand) -> float:
+    """How often a node is computed for one read of it that is not of memory."""
     free = frozenset().union(*(expr.free_axes(i) for i in d.index)) if d.index else frozenset()
     own = cost.extents(free)
     inside_reduction = any(a in free and a not in d.group.axes for a in d.scope)

@@ -3,10 +3,13 @@
 constants are folded:              CONST + CONST, CAST(CONST), movement of a CONST
 operations that do nothing vanish: x * 1, x / 1, -(-x), where(True, a, b), no-op movement
 movement after movement merges:    RESHAPE(RESHAPE(x)), PERMUTE(PERMUTE(x)) ...
+a permuted sum is computed so:     PERMUTE(REDUCE(x)) -> REDUCE(PERMUTE(x)), if nothing else reads it;
+                                   so it is stored in the order in which it is read
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,20 +25,41 @@ def simplify(roots: Sequence[Node]) -> list[Node]:
     """The roots with every rule applied everywhere; new nodes keep the user's line of the old
     ones."""
     done: dict[Node, Node] = {}
-    for node in graph.toposort(roots):
+    order = graph.toposort(roots)
+    readers = Counter(s for node in order for s in node.src)
+    readers.update(roots)
+    for node in order:
         src = tuple(done[s] for s in node.src)
-        result = node if src == node.src else graph.rebuild(node, src)
-        while True:
-            changed = next(
-                (n for n in (rule(result) for rule in _rules(result.op)) if n is not None), None
-            )
-            if changed is None or changed is result:
-                break
-            result = changed
+        result = _settled(node if src == node.src else graph.rebuild(node, src))
+        if node.op is Op.PERMUTE and readers[node.src[0]] == 1 and result.op is Op.PERMUTE:
+            result = _permute_operand(result)
         if result is not node and result.op is not Op.BUFFER and result not in done:
             result.location = node.location
         done[node] = result
     return [done[root] for root in roots]
+
+
+def _settled(node: Node) -> Node:
+    """The node after all rules for it, until none changes anything."""
+    while True:
+        changed = next((n for n in (rule(node) for rule in _rules(node.op)) if n is not None), None)
+        if changed is None or changed is node:
+            return node
+        node = changed
+
+
+def _permute_operand(node: Node) -> Node:
+    """A permuted reduction as the reduction of something permuted."""
+    reduced = node.src[0]
+    if reduced.op is not Op.REDUCE:
+        return node
+    x, (op, axes) = reduced.src[0], reduced.arg
+    kept = [a for a in range(len(x.shape)) if a not in axes]
+    order = list(range(len(x.shape)))
+    for place, a in zip(kept, node.arg, strict=True):
+        order[place] = kept[a]
+    moved = _settled(graph.move(Op.PERMUTE, x, tuple(order)))
+    return graph.reduce(op, moved, axes)
 
 
 def _rules(op: Op) -> tuple[Rule, ...]:
