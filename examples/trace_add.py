@@ -32,9 +32,10 @@ from mygrad.program import Buffer, Launch, Program
 from mygrad.runtime import device as devices
 from mygrad.schedule.build import Builder
 from mygrad.schedule.homes import Homes
-from mygrad.schedule.schedule import Schedule, schedule
+from mygrad.schedule.schedule import schedule
 from mygrad.schedule.simplify import simplify
 from mygrad.schedule.split import split_sums
+from mygrad.schedule.steps import Schedule
 
 Array = np.ndarray[Any, Any]
 DEVICE = "cpu"

@@ -14,21 +14,28 @@ import pickle
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mygrad import codegen, tune
-from mygrad.codegen.actions import Action
-from mygrad.codegen.analysis import default_actions
 from mygrad.config import config
 from mygrad.errors import ConfigError, message
-from mygrad.helpers import atomic_write, content_key
-from mygrad.kernel import Kernel, text
+from mygrad.helpers import atomic_write, content_key, lazy_module
 from mygrad.program import Program, Target
 from mygrad.runtime import cache
 from mygrad.runtime import device as devices
 from mygrad.runtime.base import Runtime
+
+if TYPE_CHECKING:
+    from mygrad import codegen, tune
+    from mygrad import kernel as kernels
+    from mygrad.codegen import analysis
+    from mygrad.codegen.actions import Action
+    from mygrad.kernel import Kernel
+else:
+    codegen, tune = lazy_module("mygrad.codegen"), lazy_module("mygrad.tune")
+    kernels = lazy_module("mygrad.kernel")
+    analysis = lazy_module("mygrad.codegen.analysis")
 
 # besides codegen/: the modules that decide what is generated from a kernel
 GENERATORS = ("algebra", "dtype", "expr", "fold", "kernel", "logic", "numeric", "ops", "scalar")
@@ -37,49 +44,76 @@ FORK_FROM = 3  # missing kernels from which a second process pays for its start
 
 @dataclass(frozen=True)
 class Executable:
-    """A loaded program with what a launch must know of it."""
+    """A loaded program with what a launch must know of it. `key` names it on disk; empty where
+    binaries are not kept."""
 
     executable: Any
     buffers: tuple[int, ...]
     params: tuple[str, ...]
     parallel: bool
+    key: str
 
 
-_loaded: dict[tuple[str, Kernel], Executable] = {}
+_loaded: dict[tuple[str, Kernel | str], Executable] = {}  # by kernel, and by key on disk
 _version: list[str] = []
 statistics = {"compiled": 0, "from disk": 0}
 
 
-def executables(kernels: Sequence[Kernel], device: str) -> dict[Kernel, Executable]:
+def executables(wanted: Sequence[Kernel], device: str) -> dict[Kernel, Executable]:
     """Every kernel, compiled and loaded on the device."""
-    missing = [k for k in kernels if (device, k) not in _loaded]
+    missing = [k for k in wanted if (device, k) not in _loaded]
     if missing:
         runtime = devices.get(device)
-        programs = _binaries(missing, runtime)
-        for kernel, (program, _), loaded in zip(
-            missing, programs, runtime.load(programs), strict=True
-        ):
-            made = Executable(loaded, program.buffers, program.params, program.parallel)
+        keep = runtime.caches_binaries
+        keys = [key_of(k, runtime.target) if keep else "" for k in missing]
+        programs = _binaries(missing, keys, runtime)
+        for kernel, made in zip(missing, _load(programs, keys, runtime), strict=True):
             _loaded[device, kernel] = made
-    return {k: _loaded[device, k] for k in kernels}
+    return {k: _loaded[device, k] for k in wanted}
 
 
-def _binaries(kernels: Sequence[Kernel], runtime: Runtime) -> list[tuple[Program, bytes]]:
+def load(keys: Sequence[str], device: str) -> dict[str, Executable] | None:
+    """The kernels of these keys, loaded from disk; None if one of them is not there."""
+    runtime, disk = devices.get(device), cache.default_cache()
+    missing = [key for key in keys if (device, key) not in _loaded]
+    found = [_unpack(disk.get(_binary_key(key))) for key in missing]
+    programs = [entry for entry in found if entry is not None]
+    if len(programs) < len(missing):
+        return None
+    statistics["from disk"] += len(programs)
+    _load(programs, missing, runtime)
+    return {key: _loaded[device, key] for key in keys}
+
+
+def _load(
+    programs: Sequence[tuple[Program, bytes]], keys: Sequence[str], runtime: Runtime
+) -> list[Executable]:
+    result = []
+    for (program, _), loaded, key in zip(programs, runtime.load(programs), keys, strict=True):
+        made = Executable(loaded, program.buffers, program.params, program.parallel, key)
+        if key:
+            _loaded[runtime.name, key] = made
+        result.append(made)
+    return result
+
+
+def _binaries(
+    wanted: Sequence[Kernel], keys: Sequence[str], runtime: Runtime
+) -> list[tuple[Program, bytes]]:
     if not runtime.caches_binaries:
-        return [_compile(k, runtime) for k in kernels]
-    _search(kernels, runtime)
+        return [_compile(k, runtime) for k in wanted]
+    if config.TUNE and tune.is_wanted():  # look for better schedules than the default ones
+        tune.search(dict(zip(keys, wanted, strict=True)), runtime)
     disk = cache.default_cache()
-    keys = [_key(k, runtime.target, _tuned(k, runtime.target)) for k in kernels]
-    found = [_unpack(disk.get(key)) for key in keys]
+    found = [_unpack(disk.get(_binary_key(key))) for key in keys]
     missing = [i for i, entry in enumerate(found) if entry is None]
-    statistics["from disk"] += len(kernels) - len(missing)
+    statistics["from disk"] += len(wanted) - len(missing)
     statistics["compiled"] += len(missing)
-    compiled = _compile_all([kernels[i] for i in missing], runtime)
+    compiled = _compile_all([wanted[i] for i in missing], runtime)
     for i, made in zip(missing, compiled, strict=True):
         found[i] = made
-        disk.put(keys[i], _pack(*made))
-    # what runtimes ask about arguments (which are written) stands in the kernel
-    return [(replace(e[0], kernel=k), e[1]) for k, e in zip(kernels, found, strict=True) if e]
+        disk.put(_binary_key(keys[i]), _pack(*made))
+    return [entry for entry in found if entry is not None]
 
 
 def _compile(kernel: Kernel, runtime: Runtime) -> tuple[Program, bytes]:
@@ -87,23 +121,33 @@ def _compile(kernel: Kernel, runtime: Runtime) -> tuple[Program, bytes]:
     return program, runtime.compile(program)
 
 
-def _search(kernels: Sequence[Kernel], runtime: Runtime) -> None:
-    """With TUNE, look for better schedules than the default ones."""
-    if tune.is_wanted():
-        tune.search({_key(k, runtime.target, None): k for k in kernels}, runtime)
-
-
 def _tuned(kernel: Kernel, target: Target) -> tuple[Action, ...] | None:
+    return _tuned_by_key(key_of(kernel, target)) if _was_tuned() else None
+
+
+def _tuned_by_key(key: str) -> tuple[Action, ...] | None:
     """What a search found for a kernel, if there was one; None means the default actions."""
-    return tune.tuned(_key(kernel, target, None)) if tune.exists() else None
+    return tune.tuned(key) if _was_tuned() else None
 
 
-def _key(kernel: Kernel, target: Target, actions: tuple[Action, ...] | None) -> str:
+def _was_tuned() -> bool:
+    """Whether anything was ever tuned here; spares the others the module and a look for each
+    kernel."""
+    tuned = cache.folder("tuned").folder
+    return tuned is not None and tuned.is_dir() and tune.exists()
+
+
+def key_of(kernel: Kernel, target: Target) -> str:
+    """The name of a kernel on disk: its text, the target, and the text of the code generators."""
     if not _version:
         here = Path(__file__).parent
         files = sorted([*(here / "codegen").glob("*.py"), *(here / f"{n}.py" for n in GENERATORS)])
         _version.append(content_key(*(f.read_text() for f in files)))
-    return content_key(kernel.name, text(kernel), target, _version[0], actions)
+    return content_key(kernel.name, kernels.text(kernel), target, _version[0])
+
+
+def _binary_key(key: str) -> str:
+    return content_key(key, _tuned_by_key(key))
 
 
 def _pack(program: Program, binary: bytes) -> bytes:
@@ -190,7 +234,7 @@ def actions(kernel: Kernel, device: str) -> tuple[str, ...]:
     target = devices.get(device).target
     if target.language == "numpy":
         return ()
-    taken = _tuned(kernel, target) or default_actions(kernel, target)
+    taken = _tuned(kernel, target) or analysis.default_actions(kernel, target)
     return tuple(str(action) for action in taken)
 
 
@@ -221,7 +265,7 @@ def dump(kernel: Kernel, device: str) -> None:
     done = (config.MYGRAD_DUMP, device, kernel)
     if not config.MYGRAD_DUMP or done in _dumped:
         return
-    _write(f"{kernel.name}.kernel.txt", f"{_about(kernel)}\n{text(kernel)}\n")
+    _write(f"{kernel.name}.kernel.txt", f"{_about(kernel)}\n{kernels.text(kernel)}\n")
     program = generate(kernel, device)  # after the kernel is written: it may be what this fails on
     if program.language != "numpy":  # which interprets the kernel as it is
         prefix = f"{kernel.name}.{program.language}"

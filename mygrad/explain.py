@@ -26,7 +26,7 @@ from mygrad.config import config
 from mygrad.helpers import UNKNOWN, Location
 from mygrad.kernel import Kernel
 from mygrad.kernel import text as kernel_text
-from mygrad.schedule.schedule import Schedule, Step
+from mygrad.schedule.steps import Schedule, Step
 
 HEADER = ("", "step", "device", "bytes", "flops", "line", "why it is a step")
 _shown: dict[int, tuple[Schedule, int]] = {}  # by id: the schedule, kept alive, and its DEBUG

@@ -85,7 +85,7 @@ class HostCall:
 class Node:
     """One primitive of the lazy graph. Build them with the functions of this module."""
 
-    __slots__ = ("__weakref__", "_where", "arg", "device", "dtype", "op", "shape", "src")
+    __slots__ = ("__weakref__", "arg", "device", "dtype", "op", "shape", "src", "where")
 
     op: Op
     src: tuple[Node, ...]
@@ -93,18 +93,18 @@ class Node:
     shape: Shape
     dtype: DType
     device: str | None
-    _where: Location | Place
+    where: Location | Place  # the location, or what it can be found from
 
     @property
     def location(self) -> Location:
         """The user's line that made the node first."""
-        if not isinstance(self._where, Location):
-            self._where = located(self._where)
-        return self._where
+        if not isinstance(self.where, Location):
+            self.where = located(self.where)
+        return self.where
 
     @location.setter
     def location(self, location: Location) -> None:
-        self._where = location
+        self.where = location
 
     @property
     def size(self) -> int:
@@ -149,7 +149,7 @@ def _intern(
 def _make(key: tuple[Any, ...], arg: Any, device: str | None, where: Location | Place) -> Node:
     node = Node()
     node.op, node.src, _, node.shape, node.dtype = key
-    node.arg, node.device, node._where = arg, device, where
+    node.arg, node.device, node.where = arg, device, where
     entry = KeyedRef(node, _forget)
     entry.key = key
     _interned[key] = entry
@@ -500,6 +500,14 @@ _REBUILD: dict[Op, Callable[..., Node]] = {
     Op.HOST: lambda arg, *src: host(arg, *src),
     Op.DETACH: lambda arg, x: detach(x, arg),
 }
+
+
+def restore(op: Op, arg: Any, src: tuple[Node, ...], shape: Shape, dtype: DType) -> Node:
+    """The node of these fields, which are those of a node that once was made."""
+    if op is Op.CONST:
+        return const(arg, dtype, shape)
+    device = arg if op is Op.COPY else _common_device(op, src)
+    return _intern(op, src, arg, shape, dtype, device)
 
 
 def substitute(roots: Iterable[Node], mapping: dict[Node, Node]) -> list[Node]:

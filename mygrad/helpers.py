@@ -101,6 +101,22 @@ def content_key(*parts: object) -> str:
     return hashlib.sha256("\x00".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
+class _LazyModule:
+    """A module that is imported when something of it is first asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def lazy_module(name: str) -> Any:
+    """The module `name`, imported when something of it is first asked for. It stands beside an
+    import under TYPE_CHECKING, where a start must not pay for what it may never use."""
+    return _LazyModule(name)
+
+
 def optional_import(name: str, purpose: str, extra: str) -> Any:
     """An optional package, imported when it is needed.
 

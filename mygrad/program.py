@@ -62,6 +62,7 @@ class Target:
     language: str  # "llvm", "opencl", "cuda", "numpy"
     name: str  # processor name, part of cache keys
     features: str = ""  # instruction-set features, part of cache keys
+    units: tuple[str, ...] = ()  # what multiplies matrices: amx_bf16, amx_int8
     vector_bytes: int = 16  # width of a vector register; 4 where vectors are not worth it
     vector_registers: int = 16
     l1_bytes: int = 32 << 10
@@ -95,7 +96,11 @@ class Program:
 
 @dataclass(frozen=True)
 class Launch:
-    """One program with its arguments: for each pointer (slot of the plan, byte offset)."""
+    """One program with its arguments: for each pointer (slot of the plan, byte offset).
+
+    `touches` says of each pointer how many bytes the program touches there, and whether it writes
+    them; empty if that is not known.
+    """
 
     executable: Any
     arguments: tuple[tuple[int, int], ...]
@@ -103,3 +108,4 @@ class Launch:
     parallel: bool = False
     name: str = ""
     location: Location = UNKNOWN
+    touches: tuple[tuple[int, bool], ...] = ()

@@ -9,130 +9,72 @@ to_numpy(node)     the values of a node as a NumPy array of its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mygrad import compiler, explain, graph, interpret
+from mygrad import compiler, graph, stored
 from mygrad import dtype as dt
 from mygrad.capture import Lazy
-from mygrad.config import config
+from mygrad.compiler import Executable
 from mygrad.dtype import DType
-from mygrad.errors import BufferError_, DTypeError, ShapeError, message
-from mygrad.graph import HostCall, Node
-from mygrad.kernel import Kernel
+from mygrad.errors import DTypeError, message
+from mygrad.graph import Node
+from mygrad.helpers import lazy_module
 from mygrad.ops import Op
+from mygrad.prepared import Outline, Prepared, Segment, maker, memory_of
 from mygrad.program import Buffer, Launch
 from mygrad.runtime import device as devices
-from mygrad.runtime.base import LaunchSequence
-from mygrad.schedule.schedule import Memory, Schedule, Step, key, schedule
+from mygrad.schedule.steps import (
+    Schedule,
+    Step,
+    Structure,
+    is_host_step,
+    key,
+    places,
+    rebuild,
+)
+
+if TYPE_CHECKING:
+    from mygrad import explain
+    from mygrad.kernel import Kernel
+    from mygrad.schedule import schedule as scheduler
+else:
+    explain, scheduler = lazy_module("mygrad.explain"), lazy_module("mygrad.schedule.schedule")
 
 ALIASES = frozenset({Op.RESHAPE, Op.CONTIGUOUS, Op.DETACH})  # of a BUFFER: the same memory
 
-
-@dataclass
-class Segment:
-    """Consecutive kernels of one device, as one launch sequence. `memories` are the plan's memories
-    behind the sequence's slots; if a kernel touches the device's arena, that is one more, the last.
-    """
-
-    device: str
-    steps: list[Step]
-    memories: list[int]
-    in_arena: bool
-    sequence: LaunchSequence
-
-
-class Prepared:
-    """A schedule with everything compiled: what `run` needs besides the input buffers.
-
-    What a run looks up is resolved here, once, because a small program takes microseconds.
-    """
-
-    def __init__(self, plan: Schedule, parts: list[Segment | Step]) -> None:
-        self.schedule = plan
-        self.parts = parts
-        self.owned = [i for i, m in enumerate(plan.memories) if m.kind in ("result", "separate")]
-        self._makers = [
-            _maker(m.device, m.dtype, _size(m)) for m in map(plan.memories.__getitem__, self.owned)
-        ]
-        self._arenas = [(d, _maker(d, dt.uint8, n)) for d, n in plan.arena_bytes.items()]
-        kernels = [s.what for s in plan.steps if isinstance(s.what, Kernel)]
-        self._variables = sorted({variable for k in kernels for variable in k.params})
-        self._sources = [
-            (m.kind == "input", m.number if m.kind == "input" else i)
-            for i, m in enumerate(plan.memories)
-        ]
-
-    def run(self, inputs: Sequence[Buffer], params: Mapping[str, int]) -> list[Buffer]:
-        """Run on these inputs; one buffer per root. `params` gives every VARIABLE a value.
-
-        Raises:
-            ShapeError: a variable without a value, or with one outside of its range.
-        """
-        for name, low, high in self._variables:
-            if name not in params or not low <= params[name] <= high:
-                got = params.get(name, "no value")
-                raise ShapeError(message(f"variable {name}", got, f"{low} <= {name} <= {high}"))
-        held = {i: make() for i, make in zip(self.owned, self._makers, strict=True)}
-        arenas = {device: make() for device, make in self._arenas}
-        sources = self._sources
-
-        def find(i: int) -> Buffer:
-            is_input, number = sources[i]
-            return inputs[number] if is_input else held[number]
-
-        if config.DEBUG or config.MYGRAD_DUMP:
-            explain.begin(self.schedule)
-        for part in self.parts:
-            if isinstance(part, Segment):
-                memories = [find(i).memory for i in part.memories]
-                if any(m is None for m in memories):
-                    memory_of(next(b for b in map(find, part.memories) if b.memory is None))
-                if part.in_arena:
-                    memories.append(arenas[part.device].memory)
-                self._launch(part, memories, params)
-            else:
-                with explain.timing(part, self.schedule):
-                    _host_step(part, self.schedule, lambda i: memory_of(find(i)))
-        return [find(i) for i in self.schedule.results]
-
-    def _launch(self, part: Segment, memories: list[Any], params: Mapping[str, int]) -> None:
-        if config.DEBUG >= 2:
-            explain.timed(part.steps, part.sequence.time(memories, params))
-        else:
-            part.sequence.run(memories, params)
-
-
-def _maker(device: str, dtype: DType, size: int) -> Callable[[], Buffer]:
-    """A function that allocates such a buffer."""
-    runtime = devices.get(device)
-    allocate, release, nbytes = runtime.allocate, runtime.release, max(size * dtype.itemsize, 1)
-
-    def make() -> Buffer:
-        made = Buffer(device, dtype, size)
-        made.memory, made.release = allocate(nbytes), release
-        return made
-
-    return make
-
-
 KEPT = 4096  # prepared programs; the oldest goes first
 _prepared: dict[Hashable, Prepared] = {}
+statistics = {"scheduled": 0, "from disk": 0}  # programs
 
 
 def prepare(nodes: Sequence[Node]) -> tuple[Prepared, list[Buffer]]:
-    """Schedule and compile, or find that in the cache; also the input buffers of the run."""
+    """Schedule and compile, or find that in memory or on disk; also the input buffers of the
+    run."""
     structure, buffers = key(nodes)
     device = _device(nodes)
     found = _prepared.get((structure, device))
     if found is None:
         if len(_prepared) >= KEPT:  # a loop over ever new shapes must not hold all of them
             del _prepared[next(iter(_prepared))]
-        found = _prepared[structure, device] = assemble(schedule(nodes, device))
+        found = _prepared[structure, device] = _prepare(nodes, structure, device)
     return found, [b.arg for b in buffers]
+
+
+def _prepare(nodes: Sequence[Node], structure: Structure, device: str) -> Prepared:
+    found = stored.load(structure, device)
+    if found is not None:
+        statistics["from disk"] += 1
+        where = places(nodes)
+        return Prepared(found, lambda: scheduler.schedule(rebuild(structure, where), device))
+    statistics["scheduled"] += 1
+    plan = scheduler.schedule(nodes, device)
+    outline = assemble(plan)
+    stored.save(structure, device, outline.with_executables(lambda e: e.key))
+    return Prepared(outline.with_executables(lambda e: e.executable), lambda: plan)
 
 
 def _device(nodes: Sequence[Node]) -> str:
@@ -161,80 +103,60 @@ def plan(*values: Lazy) -> explain.Plan:
     pending = [n for n in nodes if resident(n) is None]
     if not pending:
         return explain.Plan((), 0)
-    return explain.plan_of(schedule(pending, _device(pending)))
+    return explain.plan_of(scheduler.schedule(pending, _device(pending)))
 
 
-def assemble(plan: Schedule) -> Prepared:
+def assemble(plan: Schedule) -> Outline:
     """Compile the kernels of a schedule and join neighbours on one device into launch sequences."""
     explain.begin(plan)
-    executables: dict[tuple[str, Kernel], Any] = {}
-    for device in dict.fromkeys(s.device for s in plan.steps if isinstance(s.what, Kernel)):
-        kernels = [s.what for s in plan.steps if isinstance(s.what, Kernel) and s.device == device]
-        loaded = compiler.executables(list(dict.fromkeys(kernels)), device)
-        executables.update({(device, k): e for k, e in loaded.items()})
+    kernels: dict[str, list[Kernel]] = {}  # by device
+    for step in plan.steps:
+        if not is_host_step(step):
+            kernels.setdefault(step.device, []).append(step.what)  # type: ignore[arg-type]
+    executables = {
+        device: compiler.executables(list(dict.fromkeys(found)), device)
+        for device, found in kernels.items()
+    }
     parts: list[Segment | Step] = []
-    run: list[Step] = []
-    for step in [*plan.steps, None]:
-        if run and (
-            step is None or not isinstance(step.what, Kernel) or step.device != run[0].device
-        ):
-            parts.append(_segment(plan, run, executables))
-            run = []
-        if step is not None and isinstance(step.what, Kernel):
-            run.append(step)
-        elif step is not None:
-            parts.append(step)
-    return Prepared(plan, parts)
+    position = 0
+    for (device, on_host), run in groupby(plan.steps, lambda s: (s.device, is_host_step(s))):
+        steps = list(run)
+        parts += steps if on_host else [_segment(plan, position, steps, executables[device])]
+        position += len(steps)
+    variables = {variable for found in kernels.values() for k in found for variable in k.params}
+    return Outline(
+        plan.memories, plan.results, plan.arena_bytes, tuple(sorted(variables)), tuple(parts)
+    )
 
 
 def _segment(
-    plan: Schedule, steps: list[Step], executables: dict[tuple[str, Kernel], Any]
+    plan: Schedule, first: int, steps: list[Step], executables: Mapping[Kernel, Executable]
 ) -> Segment:
-    device = steps[0].device
     touched = [i for s in steps for i in s.arguments]
     used = dict.fromkeys(i for i in touched if plan.memories[i].kind != "temporary")
     in_arena = any(plan.memories[i].kind == "temporary" for i in touched)
     slot = {i: n for n, i in enumerate(used)}
     launches = []
     for step in steps:
-        kernel, program = step.what, executables[device, step.what]  # type: ignore[index]
-        assert isinstance(kernel, Kernel)
+        kernel: Kernel = step.what  # type: ignore[assignment]
+        program = executables[kernel]
         places = []
         for number in program.buffers:
             i = step.arguments[number]
             places.append((slot[i], 0) if i in slot else (len(slot), plan.memories[i].number))
+        infos = [kernel.buffers[number] for number in program.buffers]
         launches.append(
             Launch(
-                program.executable,
+                program,
                 tuple(places),
                 program.params,
                 program.parallel,
                 kernel.name,
                 step.location,
+                tuple((info.size * info.dtype.itemsize, info.written) for info in infos),
             )
         )
-    return Segment(device, steps, list(used), in_arena, devices.get(device).sequence(launches))
-
-
-def _host_step(step: Step, plan: Schedule, find: Callable[[int], Any]) -> None:
-    """HOST, SORT and COPY: through NumPy, after all earlier launches."""
-    *sources, target = step.arguments
-    values = [_values(plan.memories[i], find(i)) for i in sources]
-    about = plan.memories[target]
-    if isinstance(step.what, HostCall):
-        result = interpret.call_host(step.what, values)
-    else:
-        result = interpret.argsort(values[0], *step.arg) if step.what == "sort" else values[0]
-    if result.size:
-        data = np.ascontiguousarray(dt.to_storage(result, about.dtype))
-        devices.get(about.device).write(find(target), data)
-
-
-def _values(about: Memory, memory: Any) -> np.ndarray[Any, Any]:
-    stored = np.empty(about.shape, about.dtype.storage)
-    if stored.size:
-        devices.get(about.device).read(memory, stored)
-    return dt.from_storage(stored, about.dtype)
+    return Segment(steps[0].device, first, tuple(used), in_arena, tuple(launches))
 
 
 def realize(nodes: Sequence[Node], params: Mapping[str, int] | None = None) -> list[Node]:
@@ -257,27 +179,9 @@ def resident(node: Node) -> Node | None:
     return graph.buffer(node.arg, shape) if node.op is Op.BUFFER else None
 
 
-def _size(about: Memory) -> int:
-    return about.nbytes // about.dtype.itemsize
-
-
-def memory_of(buffer: Buffer) -> Any:
-    """The memory of a buffer.
-
-    Raises:
-        BufferError_: it was freed, or never written.
-    """
-    if buffer.memory is None:
-        why = buffer.why_unreadable or "it was never written"
-        raise BufferError_(
-            message("read", f"a tensor without memory: {why}", "a tensor with values")
-        )
-    return buffer.memory
-
-
 def allocate(device: str, dtype: DType, size: int) -> Buffer:
     """A buffer with memory, not initialised."""
-    return _maker(device, dtype, size)()
+    return maker(device, dtype, size)()
 
 
 def from_numpy(

@@ -74,7 +74,12 @@ def load_all(cpu: CPU, functions: list[Function]) -> list[Executable]:
 
 def launch(executable: Executable, *slots: int | tuple[int, int]) -> Launch:
     arguments = tuple(s if isinstance(s, tuple) else (s, 0) for s in slots)
-    return Launch(executable, arguments, executable.program.params, executable.program.parallel)
+    program = executable.program
+    infos = [program.kernel.buffers[n] for n in program.buffers] if program.kernel else []
+    touches = tuple((info.size * info.dtype.itemsize, info.written) for info in infos)
+    return Launch(
+        executable, arguments, program.params, program.parallel, program.entry, touches=touches
+    )
 
 
 def put(cpu: CPU, array: np.ndarray):

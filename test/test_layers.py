@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("graph", "kernel"),
     ("autograd", "schedule", "interpret"),
     ("codegen", "runtime"),
-    ("tune", "compiler", "explain", "realize", "capture", "jit"),
+    ("tune", "compiler", "prepared", "stored", "explain", "realize", "capture", "jit"),
     ("tensor",),
     ("nn",),
 )

@@ -32,7 +32,8 @@ from mygrad.graph import HostCall, Node
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
 from mygrad.schedule import memory
-from mygrad.schedule.schedule import key, schedule
+from mygrad.schedule.schedule import schedule
+from mygrad.schedule.steps import key
 
 X = buffer(64, 30)
 

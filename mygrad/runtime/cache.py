@@ -16,6 +16,7 @@ import struct
 import tempfile
 import warnings
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from mygrad.config import config
@@ -126,7 +127,17 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
+def folder(name: str, limit: int = 1 << 30) -> DiskCache:
+    """The cache in the folder `name` of the one that MYGRAD_CACHE names; one that keeps nothing if
+    that is "off"."""
+    return _opened(config.MYGRAD_CACHE, name, limit)
+
+
+@lru_cache(maxsize=64)
+def _opened(root: str, name: str, limit: int) -> DiskCache:
+    return DiskCache(None if root.lower() == "off" else Path(root).expanduser() / name, limit)
+
+
 def default_cache() -> DiskCache:
-    """The cache in the folder that MYGRAD_CACHE names; one that keeps nothing if it is "off"."""
-    folder = config.MYGRAD_CACHE
-    return DiskCache(None if folder.lower() == "off" else Path(folder).expanduser() / "kernels")
+    """The cache of compiled kernels."""
+    return folder("kernels")

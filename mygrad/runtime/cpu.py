@@ -389,14 +389,11 @@ class _Since:
 
 
 def _accesses(launch: Launch) -> list[_Access]:
-    program, found = launch.executable.program, []
-    for position, (slot, offset) in enumerate(launch.arguments):
-        size, written = 1 << 62, True  # unknown: all of it
-        if program.kernel is not None:
-            info = program.kernel.buffers[program.buffers[position]]
-            size, written = info.size * info.dtype.itemsize, info.written
-        found.append(_Access(slot, offset, offset + size, written, launch.parallel))
-    return found
+    touches = launch.touches or [(1 << 62, True)] * len(launch.arguments)  # unknown: all of it
+    return [
+        _Access(slot, offset, offset + size, written, launch.parallel)
+        for (slot, offset), (size, written) in zip(launch.arguments, touches, strict=True)
+    ]
 
 
 def _barriers(launches: Sequence[Launch], apart: bool) -> list[bool]:

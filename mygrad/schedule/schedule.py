@@ -5,28 +5,25 @@
         memories   every array the steps touch: inputs, results, intermediates in an arena
         results    which memory holds each root
 
-A Schedule refers to no node and no buffer, so it serves every graph of the same structure (`key`):
-its inputs are numbered in the order in which `key` meets the BUFFER nodes.
+What a Schedule is stands in steps.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from mygrad import graph
-from mygrad.dtype import DType
+from mygrad.config import config
 from mygrad.errors import InternalError
-from mygrad.graph import HostCall, Node
-from mygrad.helpers import UNKNOWN, Location, Shape
+from mygrad.graph import Node
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
 from mygrad.schedule import memory
 from mygrad.schedule.build import Builder, Built
 from mygrad.schedule.homes import STEPS, Group, Homes
+from mygrad.schedule.revise import choose_homes
 from mygrad.schedule.simplify import simplify
 from mygrad.schedule.split import split_sums
+from mygrad.schedule.steps import Memory, Schedule, Step, inputs
 
 PIPELINE = (
     "simplify the graph",
@@ -38,88 +35,12 @@ PIPELINE = (
 )
 
 
-@dataclass(frozen=True)
-class Memory:
-    """An array of a plan. `kind`: input (the `number`-th BUFFER), result (made anew for each run,
-    kept by the user), separate (made anew for each run: host calls touch it), or temporary (at byte
-    `number` of the device's arena)."""
-
-    kind: str
-    number: int
-    dtype: DType
-    shape: Shape
-    device: str
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the array."""
-        size = self.dtype.itemsize
-        for extent in self.shape:
-            size *= extent
-        return size
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step. `what` is a Kernel, a HostCall, or the word "sort" or "copy" with `arg`;
-    `arguments` number the memories: those of the kernel's slots, or the operands and last the
-    result."""
-
-    what: Kernel | HostCall | str
-    arguments: tuple[int, ...]
-    device: str
-    arg: Any = None
-    reason: str = ""
-    location: Location = UNKNOWN
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """An ordered, planned program; see the module's docstring."""
-
-    steps: tuple[Step, ...]
-    memories: tuple[Memory, ...]
-    results: tuple[int, ...]
-    arena_bytes: dict[str, int]
-
-    @property
-    def peak_bytes(self) -> int:
-        """Memory the plan needs beside its inputs: arenas and results."""
-        results = {i for i in self.results if self.memories[i].kind == "result"}
-        return sum(self.arena_bytes.values()) + sum(self.memories[i].nbytes for i in results)
-
-
-def inputs(roots: Sequence[Node]) -> list[Node]:
-    """The BUFFER nodes below the roots, in the order of a Schedule's inputs."""
-    return [n for n in graph.toposort(roots) if n.op is Op.BUFFER]
-
-
-def key(roots: Sequence[Node]) -> tuple[Hashable, list[Node]]:
-    """What a schedule depends on, hashable: the structure of the graph with buffers abstracted to
-    slots. Also the BUFFER nodes in slot order."""
-    number: dict[Node, int] = {}
-    rows: list[Hashable] = []
-    buffers: list[Node] = []
-    for node in graph.toposort(roots):
-        number[node] = len(rows)
-        if node.op is Op.BUFFER:
-            buffers.append(node)
-            rows.append((node.shape, node.dtype, node.device))
-        elif node.op is Op.DETACH:
-            number[node] = number[node.src[0]]  # only gradients see it
-        else:
-            arg = repr(node.arg) if node.op is Op.CONST else node.arg
-            rows.append((node.op, arg, node.shape, node.dtype, *[number[s] for s in node.src]))
-    rows.append(tuple(number[r] for r in roots))
-    return tuple(rows), buffers
-
-
 def schedule(roots: Sequence[Node], device: str) -> Schedule:
     """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a
     device are computed on `device`."""
     slots = {node: i for i, node in enumerate(inputs(roots))}
     simple = split_sums(simplify(roots))
-    homes = Homes([r for r in simple if r.op is not Op.BUFFER])
+    homes = choose_homes([r for r in simple if r.op is not Op.BUFFER])
     built: dict[Group, Built | None] = {}
     while len(built) < len(homes.groups):  # building may add groups: padded copies
         for group in list(homes.groups):
@@ -222,6 +143,8 @@ class _Planner:
         offsets: dict[int, int] = {}
         arenas: dict[str, int] = {}
         temporary = [i for i in life if i not in own and self.nodes[i].op is not Op.BUFFER]
+        if config.MYGRAD_GUARD:  # each has memory of its own, between guard pages
+            temporary = []
         for device in dict.fromkeys(self._device(self.nodes[i]) for i in temporary):
             mine = [i for i in temporary if self._device(self.nodes[i]) == device]
             needs = [memory.Lifetime(self._nbytes(i), *life[i]) for i in mine]

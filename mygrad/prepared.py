@@ -1,0 +1,205 @@
+"""Prepared programs: schedules with everything compiled, to be run again and again.
+
+    Outline    what running needs of a schedule: memories, results, segments of launches, host steps
+    Prepared   an outline with its launch sequences open; `run` binds buffers and runs it
+
+An Outline knows no kernel and no expression. So a program that is read from disk (stored.py) needs
+neither the scheduler nor the code generators; whoever wants to look inside gets its schedule made
+again, from the structure of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mygrad import dtype as dt
+from mygrad import interpret
+from mygrad.config import config
+from mygrad.dtype import DType
+from mygrad.errors import BufferError_, ShapeError, message
+from mygrad.graph import HostCall
+from mygrad.helpers import lazy_module
+from mygrad.program import Buffer, Launch
+from mygrad.runtime import device as devices
+from mygrad.runtime.base import LaunchSequence
+from mygrad.schedule.steps import Memory, Schedule, Step
+
+if TYPE_CHECKING:
+    from mygrad import explain
+else:
+    explain = lazy_module("mygrad.explain")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive kernels of one device, the steps from `first` on, as one launch sequence.
+
+    `memories` are the plan's memories behind the sequence's slots; if a kernel touches the device's
+    arena, that is one more, the last. What an executable is, is the concern of who made the
+    outline: a loaded one for `Prepared`, a name on disk.
+    """
+
+    device: str
+    first: int
+    memories: tuple[int, ...]
+    in_arena: bool
+    launches: tuple[Launch, ...]
+
+    def with_executables(self, of: Callable[[Any], Any]) -> Segment:
+        """The same launches of other executables."""
+        changed = tuple(replace(one, executable=of(one.executable)) for one in self.launches)
+        return replace(self, launches=changed)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What running needs of a schedule. `variables` are (name, low, high)."""
+
+    memories: tuple[Memory, ...]
+    results: tuple[int, ...]
+    arena_bytes: dict[str, int]
+    variables: tuple[tuple[str, int, int], ...]
+    parts: tuple[Segment | Step, ...]
+
+    def with_executables(self, of: Callable[[Any], Any]) -> Outline:
+        """The same program with other executables."""
+        parts = (p.with_executables(of) if isinstance(p, Segment) else p for p in self.parts)
+        return replace(self, parts=tuple(parts))
+
+
+class Prepared:
+    """A program that is ready to run. What a run looks up is resolved here, once, because a small
+    program takes microseconds."""
+
+    def __init__(self, outline: Outline, schedule: Callable[[], Schedule]) -> None:
+        self.outline = outline
+        self._make_schedule = schedule
+        self._schedule: Schedule | None = None
+        # a run has one table of buffers: those that it makes, then its inputs
+        memories = outline.memories
+        made = [i for i, m in enumerate(memories) if m.kind in ("result", "separate")]
+        self._makers = [
+            maker(m.device, m.dtype, m.nbytes // m.dtype.itemsize)
+            for m in map(memories.__getitem__, made)
+        ]
+        self._makers += [maker(d, dt.uint8, n) for d, n in outline.arena_bytes.items()]
+        place = {i: n for n, i in enumerate(made)}
+        inputs = {i: len(self._makers) + m.number for i, m in enumerate(memories)}
+        self._place = [
+            inputs[i] if m.kind == "input" else place.get(i, -1) for i, m in enumerate(memories)
+        ]
+        arena = {device: len(made) + n for n, device in enumerate(outline.arena_bytes)}
+        self._results = [self._place[i] for i in outline.results]
+        self._parts = [
+            p if isinstance(p, Step) else (p, self._slots(p, arena), _sequence(p))
+            for p in outline.parts
+        ]
+
+    def _slots(self, segment: Segment, arena: Mapping[str, int]) -> tuple[int, ...]:
+        slots = tuple(self._place[i] for i in segment.memories)
+        return (*slots, arena[segment.device]) if segment.in_arena else slots
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule, to be looked at; made again if the program came from disk."""
+        if self._schedule is None:
+            self._schedule = self._make_schedule()
+        return self._schedule
+
+    def run(self, inputs: Sequence[Buffer], params: Mapping[str, int]) -> list[Buffer]:
+        """Run on these inputs; one buffer per root. `params` gives every VARIABLE a value.
+
+        Raises:
+            ShapeError: a variable without a value, or with one outside of its range.
+            BufferError_: an input without memory.
+        """
+        if self.outline.variables:
+            self._check(params)
+        if config.DEBUG or config.MYGRAD_DUMP:
+            explain.begin(self.schedule)
+        table = [make() for make in self._makers]
+        table += inputs
+        for part in self._parts:
+            if isinstance(part, Step):
+                self._host_step(part, table)
+                continue
+            segment, slots, sequence = part
+            memories = [table[i].memory for i in slots]
+            for memory in memories:
+                if memory is None:
+                    memory_of(next(table[i] for i in slots if table[i].memory is None))
+            if config.DEBUG >= 2:
+                steps = self.schedule.steps[segment.first : segment.first + len(segment.launches)]
+                explain.timed(steps, sequence.time(memories, params))
+            else:
+                sequence.run(memories, params)
+        return [table[i] for i in self._results]
+
+    def _check(self, params: Mapping[str, int]) -> None:
+        for name, low, high in self.outline.variables:
+            if name not in params or not low <= params[name] <= high:
+                got = params.get(name, "no value")
+                raise ShapeError(message(f"variable {name}", got, f"{low} <= {name} <= {high}"))
+
+    def _host_step(self, step: Step, table: Sequence[Buffer]) -> None:
+        """HOST, SORT and COPY: through NumPy, after all earlier launches."""
+        memories = [memory_of(table[self._place[i]]) for i in step.arguments]
+        about = [self.outline.memories[i] for i in step.arguments]
+        if config.DEBUG < 2:
+            _run_host_step(step, about, memories)
+            return
+        with explain.timing(step, self.schedule):
+            _run_host_step(step, about, memories)
+
+
+def _sequence(segment: Segment) -> LaunchSequence:
+    return devices.get(segment.device).sequence(segment.launches)
+
+
+def _run_host_step(step: Step, about: Sequence[Memory], memories: Sequence[Any]) -> None:
+    values = [_values(m, memory) for m, memory in zip(about[:-1], memories[:-1], strict=True)]
+    if isinstance(step.what, HostCall):
+        result = interpret.call_host(step.what, values)
+    else:
+        result = interpret.argsort(values[0], *step.arg) if step.what == "sort" else values[0]
+    if result.size:
+        data = np.ascontiguousarray(dt.to_storage(result, about[-1].dtype))
+        devices.get(about[-1].device).write(memories[-1], data)
+
+
+def _values(about: Memory, memory: Any) -> np.ndarray[Any, Any]:
+    stored = np.empty(about.shape, about.dtype.storage)
+    if stored.size:
+        devices.get(about.device).read(memory, stored)
+    return dt.from_storage(stored, about.dtype)
+
+
+def maker(device: str, dtype: DType, size: int) -> Callable[[], Buffer]:
+    """A function that allocates such a buffer."""
+    runtime = devices.get(device)
+    allocate, release, nbytes = runtime.allocate, runtime.release, max(size * dtype.itemsize, 1)
+
+    def make() -> Buffer:
+        made = Buffer(device, dtype, size)
+        made.memory, made.release = allocate(nbytes), release
+        return made
+
+    return make
+
+
+def memory_of(buffer: Buffer) -> Any:
+    """The memory of a buffer.
+
+    Raises:
+        BufferError_: it was freed, or never written.
+    """
+    if buffer.memory is None:
+        why = buffer.why_unreadable or "it was never written"
+        raise BufferError_(
+            message("read", f"a tensor without memory: {why}", "a tensor with values")
+        )
+    return buffer.memory

@@ -1,0 +1,137 @@
+"""Schedules: what the scheduler makes of a graph. They are ordered, and their memory is planned.
+
+    Schedule = steps       kernels, host calls and copies between devices, in order
+               memories    every array the steps touch: inputs, results, intermediates in an arena
+               results     which memory holds each root
+
+A Schedule refers to no node and no buffer, so it serves every graph of the same structure (`key`):
+its inputs are numbered in the order in which `key` meets the BUFFER nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mygrad import graph
+from mygrad.dtype import DType
+from mygrad.graph import HostCall, Node
+from mygrad.helpers import UNKNOWN, Location, Place, Shape, located, prod
+from mygrad.ops import Op
+from mygrad.program import Buffer
+
+if TYPE_CHECKING:
+    from mygrad.kernel import Kernel
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An array of a plan. `kind`: input (the `number`-th BUFFER), result (made anew for each run,
+    kept by the user), separate (made anew for each run: host calls touch it), or temporary (at byte
+    `number` of the device's arena)."""
+
+    kind: str
+    number: int
+    dtype: DType
+    shape: Shape
+    device: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array."""
+        size = self.dtype.itemsize
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step. `what` is a Kernel, a HostCall, or the word "sort" or "copy" with `arg`;
+    `arguments` number the memories: those of the kernel's slots, or the operands and last the
+    result."""
+
+    what: Kernel | HostCall | str
+    arguments: tuple[int, ...]
+    device: str
+    arg: Any = None
+    reason: str = ""
+    location: Location = UNKNOWN
+
+
+def is_host_step(step: Step) -> bool:
+    """Whether a step runs on the host, and not as a kernel."""
+    return isinstance(step.what, (HostCall, str))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An ordered, planned program; see the module's docstring."""
+
+    steps: tuple[Step, ...]
+    memories: tuple[Memory, ...]
+    results: tuple[int, ...]
+    arena_bytes: dict[str, int]
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory the plan needs beside its inputs: arenas and results."""
+        results = {i for i in self.results if self.memories[i].kind == "result"}
+        return sum(self.arena_bytes.values()) + sum(self.memories[i].nbytes for i in results)
+
+
+def inputs(roots: Sequence[Node]) -> list[Node]:
+    """The BUFFER nodes below the roots, in the order of a Schedule's inputs."""
+    return [n for n in graph.toposort(roots) if n.op is Op.BUFFER]
+
+
+Structure = tuple[tuple[Any, ...], ...]  # a row for each node, and last the numbers of the roots
+
+
+def key(roots: Sequence[Node]) -> tuple[Structure, list[Node]]:
+    """What a schedule depends on, hashable: the structure of the graph with buffers abstracted to
+    slots. Also the BUFFER nodes in slot order."""
+    number: dict[Node, int] = {}
+    rows: list[tuple[Any, ...]] = []
+    buffers: list[Node] = []
+    for node in graph.toposort(roots):
+        number[node] = len(rows)
+        if node.op is Op.BUFFER:
+            buffers.append(node)
+            rows.append((node.shape, node.dtype, node.device))
+        elif node.op is Op.DETACH:
+            number[node] = number[node.src[0]]  # only gradients see it
+        else:
+            arg = repr(node.arg) if node.op is Op.CONST else node.arg
+            rows.append((node.op, arg, node.shape, node.dtype, *[number[s] for s in node.src]))
+    rows.append(tuple(number[r] for r in roots))
+    return tuple(rows), buffers
+
+
+def places(roots: Sequence[Node]) -> list[Location | Place]:
+    """For each row of the graph's structure where its node was made."""
+    return [n.where for n in graph.toposort(roots) if n.op is not Op.DETACH]
+
+
+def rebuild(structure: Structure, where: Sequence[Location | Place]) -> list[Node]:
+    """The roots of a graph of this structure, on buffers without memory, made at these places."""
+    *rows, roots = structure
+    nodes: list[Node] = []
+    try:
+        for row, place in zip(rows, where, strict=True):
+            graph.attribute_to(place if isinstance(place, Location) else located(place))
+            nodes.append(_node_of(row, nodes))
+    finally:
+        graph.attribute_to(None)
+    return [nodes[number] for number in roots]
+
+
+def _node_of(row: tuple[Any, ...], nodes: Sequence[Node]) -> Node:
+    if not isinstance(row[0], Op):
+        shape, dtype, device = row
+        return graph.buffer(Buffer(device, dtype, prod(shape)), shape)
+    op, arg, shape, dtype, *src = row
+    if op is Op.CONST:
+        arg = arg == "True" if dtype.kind == "b" else (float if dtype.is_float else int)(arg)
+    return graph.restore(op, arg, tuple(nodes[number] for number in src), shape, dtype)
