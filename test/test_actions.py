@@ -139,6 +139,19 @@ def test_what_a_kernel_reads_or_adds_to_is_no_stream() -> None:
         Stream(0).apply(start(Kernel("sums", (i,), (one,), (info, BufferInfo(F, 64)))))
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "together"), [(16, 4096, 8), (16, 64, 1), (9, 4096, 1)]
+)
+def test_far_rows_are_summed_together(rows: int, columns: int, together: int) -> None:
+    target = Target("llvm", "test", vector_bytes=64, vector_registers=32, l2_bytes=1 << 14)
+    i, j = axis(0, rows), axis(1, columns)
+    total = reduce(Op.ADD, load(1, F, i * columns + j), (j,))
+    infos = (BufferInfo(F, rows, True), BufferInfo(F, rows * columns))
+    made = codegen.schedule(Kernel("sums", (i,), (Store(0, i, total),), infos), target)
+    copies = [p.extent for p in made.loops if p.root is i and p.kind == "unroll"]
+    assert copies == [together] * (together > 1)
+
+
 def test_large_outputs_are_streams() -> None:
     target = Target("llvm", "test", vector_bytes=64, vector_registers=32, l2_bytes=1 << 10)
     made = {m: codegen.schedule(matmul(m, 32, 8), target).streams for m in (16, 32)}

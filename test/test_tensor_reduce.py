@@ -104,6 +104,26 @@ ROWS = np.array(
 )
 
 
+@pytest.mark.parametrize("n", [8191, 8192, 8193, 12289, 3 * 4096])
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+def test_argmax_of_many(name: str, n: int) -> None:
+    """In blocks of 4096: the first of equals, in whichever block, and NaN before all."""
+    rng = np.random.default_rng(n)
+    plain = rng.integers(-9, 9, n).astype(np.float32)
+    nan = plain.copy()
+    nan[[n // 2, n - 1]] = NAN
+    worst = np.full(n, -INF if name == "argmax" else INF, np.float32)
+    best = worst.copy()
+    best[[n - 1, n // 2 + 1]] = 1
+    ends = np.iinfo(np.int32)
+    integers = np.full(n, ends.min if name == "argmax" else ends.max, np.int32)
+    for x in (plain, nan, worst, best, integers, integers.astype(bool), plain.astype(np.int8)):
+        assert getattr(Tensor(x), name)().item() == getattr(np, name)(x)
+    wide = rng.integers(-99, 99, (2, n, 3)).astype(np.int16)
+    got = getattr(Tensor(wide), name)(1, keepdim=True)
+    np.testing.assert_array_equal(got.numpy(), getattr(np, name)(wide, 1, keepdims=True))
+
+
 @pytest.mark.parametrize("name", ["argmax", "argmin"])
 def test_first_extreme(name: str) -> None:
     assert getattr(Tensor(ROWS), name)(1).tolist() == getattr(np, name)(ROWS, 1).tolist()

@@ -22,6 +22,7 @@ STRIDED_STORE = (
 PAGE = 4096  # bytes; lanes on pages of their own cost an address translation each
 COPIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 VECTORS = (1, 2, 3, 4)
+ROWS = 8  # read at a time where they come from memory
 SPARE = 4  # registers for spread scalars and constants
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
 MAX_LANES = {"opencl": 16}
@@ -346,7 +347,20 @@ def _register_tile(
     if 1 < run < inner.arg[1]:
         tile.runs[inner] = run
     if vector is not None and not outer and prod(c for _, c in best) < 4:
-        tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
+        far = next((a for a in spatial if _from_memory(nest, a, target)), None)
+        if far is not None and not best:
+            tile.copies[far] = ROWS
+        else:
+            tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
+
+
+def _from_memory(nest: Nest, axis: Expr, target: Target) -> bool:
+    """Whether all is read once, from memory, and `axis` numbers rows that are whole pages. A
+    processor fetches ahead within a page: several rows at a time keep more lines on the way."""
+    rows = [x for x in nest.accesses if not x.stores]
+    others = [x.strides[a] for x in nest.results for a in x.strides if a not in nest.axes]
+    far = all(x.nbytes > target.l2_bytes and _step(x, axis) >= PAGE for x in rows)
+    return axis.arg[1] % ROWS == 0 and far and not any(others)
 
 
 def _tile_cost(

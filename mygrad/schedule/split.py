@@ -22,7 +22,7 @@ from mygrad.ops import ALU, MOVEMENT, Op
 
 FEW_RESULTS = 16  # results that cannot keep all threads busy
 LONG_SUM = 1 << 16  # elements from which a second kernel pays
-PARTS = 64  # partial sums of a narrow sum
+PARTS = 128  # partial sums of a narrow sum
 CACHE = 1 << 19  # bytes of operands that stay in cache while all results are computed
 REUSE = 8  # reads of an operand from which keeping it in cache pays
 

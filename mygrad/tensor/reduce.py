@@ -33,6 +33,8 @@ from mygrad.tensor.nodes import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_SEARCHED = 4096  # elements of a block of which only the extreme counts, unless it is the greatest
+
 
 def accumulator(dtype: DType) -> DType:
     """The type in which sums and products are computed."""
@@ -284,6 +286,9 @@ class Reduce(Joining):
             flat = self.flatten()._arg_extreme(name, 0, False, smallest)
             return flat.reshape((1,) * self.ndim) if keepdim else flat
         axis = check_axis(name, axis, self.ndim)
+        if self.shape[axis] >= 2 * _SEARCHED:
+            found = self.detach()._arg_of_blocks(name, axis, smallest)
+            return found if keepdim else found.squeeze(axis)
         x = self.detach()
         attains = x == x._extreme(name, axis, True, smallest)
         if x.dtype.is_float:
@@ -293,6 +298,25 @@ class Reduce(Joining):
         left = graph.alu(Op.ADD, n, graph.alu(Op.NEG, positions(self.shape, axis)))
         left = graph.alu(Op.WHERE, attains.node, left, graph.const(0, dt.index, self.shape))
         return self.shape[axis] - self._wrap(self._reduced(Op.MAX, left, (axis,), keepdim))
+
+    def _arg_of_blocks(self, name: str, axis: int, smallest: bool) -> Self:
+        """The first block that attains the extreme, then the place in it: all is read once, and one
+        block a second time. The axis stays."""
+        count = -(-self.shape[axis] // _SEARCHED)
+        missing = [(0, count * _SEARCHED - n if a == axis else 0) for a, n in enumerate(self.shape)]
+        worst = self.dtype.max if smallest else self.dtype.min
+        before, after = self.shape[:axis], self.shape[axis + 1 :]
+        blocks = self.pad(missing, value=worst).reshape(*before, count, _SEARCHED, *after)
+        best = blocks._extreme(name, axis + 1, False, smallest)
+        which = best._arg_extreme(name, axis, True, smallest)
+        index = graph.move(
+            Op.EXPAND,
+            graph.move(Op.RESHAPE, which.node, (*before, 1, 1, *after)),
+            (*before, 1, _SEARCHED, *after),
+        )
+        block = self._wrap(graph.gather(blocks.node, index, axis))
+        place = block._arg_extreme(name, axis + 1, False, smallest)
+        return which * _SEARCHED + place
 
     # --- running ---
 
