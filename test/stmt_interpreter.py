@@ -25,6 +25,7 @@ from mygrad.codegen.stmt import (
     If,
     Let,
     Loop,
+    Product,
     Put,
     Scratch,
     Tile,
@@ -176,6 +177,29 @@ class Interpreter:
         for i in element.tolist():
             if self.writer.setdefault((target, i), self.iteration) != self.iteration:
                 raise StatementError(f"two iterations of parallel loops write b{target}[{i}]")
+
+    def product(self, s: Product) -> None:
+        """Sums of products of packed operands, point by point."""
+        if self.tiles:
+            raise StatementError("a product inside of a tile")
+        steps = 64 // self.dtypes[s.left[0]].itemsize
+        side, target = steps // 16, self.memory[s.target[0]]
+        i, j, k = np.ogrid[: s.rows, : s.columns, : s.depth]
+
+        def block(n: Array) -> Array:
+            return (n // 16 * (s.depth // steps) + k // steps) * 16 * steps
+
+        within = k % steps
+        left = self.scalar(s.left[1]) + block(i) + i % 16 * steps + within
+        right = self.scalar(s.right[1]) + block(j) + within // side * 16 * side
+        right = right + j % 16 * side + k % side
+        cells = self.scalar(s.target[1]) + (i * s.columns + j)[:, :, 0]
+        for name, index in ((s.left[0], left), (s.right[0], right), (s.target[0], cells)):
+            self.check(name, index)
+        wide = target.dtype
+        products = self.memory[s.left[0]][left].astype(wide) * self.memory[s.right[0]][right]
+        before = 0 if s.fresh else target[cells]
+        target[cells] = products.sum(-1, dtype=wide) + before
 
     def barrier(self, s: Barrier) -> None:
         """One thread is always there alone."""

@@ -3,8 +3,9 @@
     Schedule = kernel
                loops   (LoopAxis, ...)    outermost first; all output and reduce axes, or parts
                stages  (Stage, ...)       operands that are copied into scratch memory
+               tensor  (Tensorize)        what of a sum of products matrix units compute, if any
     LoopAxis = (name, axis, root, stride, kind)       kind: seq | parallel | unroll | vector
-    action   = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer | Stream
+    action   = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer | Stream | Tensorize
 
 An axis of the kernel (the root) is the sum of its loops, each times its stride: after `Split("i0",
 8)`, i0 = 8 * i0o + i0i. Only the last tile of a root may be short (ragged); lowering peels it off.
@@ -69,6 +70,7 @@ class Schedule:
     next_id: int
     stages: tuple[Stage, ...] = ()
     deferred: tuple[str, ...] = ()  # unrolled loops that stores run through one by one
+    tensor: Tensorize | None = None
     streams: tuple[int, ...] = ()  # slots whose stores go past the caches
 
     def loop(self, name: str, op: str = "schedule") -> LoopAxis:
@@ -89,7 +91,7 @@ class Schedule:
 
     def __str__(self) -> str:
         lines = [f"{p.name}: {p.kind}[{p.extent}] stride {p.stride}" for p in self.loops]
-        lines += [str(s) for s in self.stages]
+        lines += [str(s) for s in self.stages] + [str(self.tensor)] * bool(self.tensor)
         lines += [f"deferred: {', '.join(self.deferred)}"] * bool(self.deferred)
         return "\n".join(lines + [f"stream: b{slot}" for slot in self.streams])
 
@@ -343,7 +345,42 @@ class Stream:
         return replace(s, streams=(*s.streams, self.slot))
 
 
-Action = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer | Stream
+@dataclass(frozen=True, slots=True)
+class Tensorize:
+    """Compute the sum of products of the kernel by matrix units: the loops `rows` and `columns`
+    (parts of output axes) and `depth` (of the sum's) become one statement, the innermost last. The
+    operands are packed for it, the one that has the rows inside of loop `left`, the other one
+    inside of loop `right`; "" is outside of all loops. The result goes through scratch memory, from
+    which the loops `rows` and `columns` store it.
+
+    for mo: for no: for mi: for ni: C[m, n] = f(sum over k of A[m, k] * B[k, n])
+    ->  Tensorize(("mi",), ("ni",), ("k",), "mo", "")  ->
+    pack B;  for mo: { pack A[mo];  for no: { S = A[mo] * B[no];  for mi: for ni: C[m, n] = f(S) } }
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    depth: tuple[str, ...]
+    left: str = ""
+    right: str = ""
+
+    def apply(self, s: Schedule) -> Schedule:
+        """The schedule after the action."""
+        for name in (*self.rows, *self.columns):
+            output = s.loop(name, "Tensorize").root in s.kernel.axes
+            _refuse(not output, self, f"{name} is part of a reduction")
+        for name in self.depth:
+            loop = s.loop(name, "Tensorize")
+            _refuse(loop.root in s.kernel.axes, self, f"{name} is no part of a reduction")
+            _refuse(loop.kind != "seq", self, f"{name} is {loop.kind}")
+        for name in (self.left, self.right):
+            inside = name and s.loop(name, "Tensorize").is_tile
+            _refuse(bool(inside), self, "operands cannot be packed inside of a tile")
+        _refuse(s.tensor is not None or bool(s.stages), self, "other operands are staged already")
+        return replace(s, tensor=self)
+
+
+Action = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer | Stream | Tensorize
 
 
 def definition(s: Schedule, root: Expr) -> Expr:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mygrad.codegen import tensorize
 from mygrad.codegen.actions import (
     Action,
     Defer,
@@ -50,7 +51,7 @@ REPEATED = 0.1  # share of the work that every thread may repeat
 
 def default_actions(kernel: Kernel, target: Target) -> tuple[Action, ...]:
     """A good schedule, at once and without measuring."""
-    return Plan(kernel, target).actions()
+    return tensorize.default_actions(kernel, target) or Plan(kernel, target).actions()
 
 
 @dataclass

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mygrad.codegen import vmath
+from mygrad.codegen import llvm_amx, vmath
 from mygrad.codegen.llvm_accumulators import Accumulators, key
 from mygrad.codegen.llvm_memory import NONTEMPORAL, PREAMBLE, Array, Memory
 from mygrad.codegen.llvm_types import memory
@@ -32,6 +32,7 @@ from mygrad.codegen.stmt import (
     If,
     Let,
     Loop,
+    Product,
     Put,
     Scratch,
     Stmt,
@@ -66,6 +67,7 @@ class _Renderer:
         self.entry: list[str] = []  # done once, at the start
         self.exit: list[str] = []
         self.stack_bytes = 0
+        self.tiles = False  # whether tile registers of AMX are used
         self.accumulators = Accumulators(self.emitter, _vector_axes(function.body), self.entry)
         self.emitter.leaf[Op.PARAM] = self._param
 
@@ -78,8 +80,12 @@ class _Renderer:
         streams = NONTEMPORAL in text
         if streams:  # such stores wait in buffers of their own: other threads must see them
             self.exit.append("  fence seq_cst\n")
+        tiles = self.tiles  # every thread sets up its own
+        if tiles:
+            text = llvm_amx.BEGIN + text
+            self.exit.append(llvm_amx.END)
         body = "".join(["entry:\n", text, *self.exit, "  ret void\n"])
-        parts = [PREAMBLE, vmath.helpers(body), _outer(self.function), _inner(self.function, body)]
+        parts = [PREAMBLE, llvm_amx.HEADER * tiles, vmath.helpers(body), _outer(self.function), _inner(self.function, body)]
         return "".join([*parts, "!0 = !{i32 1}\n"] if streams else parts)
 
     def _param(self, e: Expr) -> Value:
@@ -128,6 +134,15 @@ class _Renderer:
 
     def _put(self, put: Put) -> None:
         self.memory.store(put)
+
+    def _product(self, product: Product) -> None:
+        """Operands are packed in scratch memory, where values have no other names."""
+        em, self.tiles = self.emitter, True
+        arrays = (product.target, product.left, product.right)
+        pointers = [self.memory.address(name, at).pointer.names[0] for name, at in arrays]
+        kind = self.memory.array(product.left[0]).dtype
+        em.lines.append(llvm_amx.product_text(product, kind, pointers, em.label))
+        em.written((product.target[0],))
 
     # --- control flow --------------------------------------------------------------------------
 
@@ -256,6 +271,7 @@ _STATEMENTS: dict[type, Callable[[_Renderer, Any], None]] = {
     Combine: lambda renderer, s: renderer.accumulators.combine(s),
     Scratch: _Renderer._scratch,
     Put: _Renderer._put,
+    Product: _Renderer._product,
     Barrier: _Renderer._barrier,
 }
 
@@ -278,6 +294,8 @@ def _writes(statement: Stmt) -> frozenset[Target]:
         work += _inside(one)
         if isinstance(one, Put):
             found.add(one.target)
+        elif isinstance(one, Product):
+            found.add(one.target[0])
         elif isinstance(one, (Update, Accumulator)):
             found.add(key(one.name))
     return frozenset(found)

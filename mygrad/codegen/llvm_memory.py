@@ -16,13 +16,21 @@ A scalar that is not valid is read from `@zeros` instead, without a branch.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from functools import cache
 from typing import NamedTuple
 
 from mygrad.codegen.llvm_ops import combine, fill, from_memory, to_memory
-from mygrad.codegen.llvm_rows import load_row, store_row, transposed
-from mygrad.codegen.llvm_types import lane_mask, mangled, memory, scalar, splat, vector
+from mygrad.codegen.llvm_rows import interleaved, load_row, store_row, transposed
+from mygrad.codegen.llvm_types import (
+    lane_mask,
+    mangled,
+    memory,
+    register,
+    scalar,
+    splat,
+    vector,
+)
 from mygrad.codegen.llvm_values import NOTHING, Emitter, Target, Value, fits_int32
 from mygrad.codegen.stmt import Put
 from mygrad.dtype import DType
@@ -46,12 +54,18 @@ class Array(NamedTuple):
 
 
 class Across(NamedTuple):
-    """Lanes that are `stride` apart, of copies (along the unrolled axis `number`) that are next to
-    each other: a scalar pointer to the first copy of lane 0."""
+    """Lanes that are `stride` apart, of `copies` (along the unrolled axes `numbers`) that are
+    next to each other: a scalar pointer to the first copy of lane 0."""
 
     pointer: Value
     stride: int
-    number: int
+    numbers: tuple[int, ...]
+    copies: int
+
+    @property
+    def is_row(self) -> bool:
+        """Whether copies and lanes together fill a row without gaps."""
+        return self.copies == self.stride
 
 
 class Address(NamedTuple):
@@ -126,16 +140,21 @@ class Memory:
         constant: int,
     ) -> Across | None:
         """The copies that are next to each other, if there are enough."""
-        em, dtype = self.emitter, self.array(target).dtype
-        if em.fixed or dtype.itemsize < 4 or to_memory(dtype, em.lanes) or em.lanes > 16:
+        em, count = self.emitter, 1
+        numbers: list[int] = []
+        if em.fixed or em.lanes > 16:
             return None
-        for number, factor in unrolled:
-            count = em.extents[number]
-            if factor == 1 and 4 <= count <= min(em.lanes, abs(stride)):
-                others = [u for u in unrolled if u[0] != number]
-                base = self._offset(target, pointer, others, constant)
-                return None if number in base.axes else Across(base, stride, number)
-        return None
+        for number, factor in sorted(unrolled, key=lambda u: u[1]):
+            if factor == count and count * em.extents[number] <= min(em.lanes, abs(stride)):
+                numbers.insert(0, number)
+                count *= em.extents[number]
+        if count < 4 and count != stride:
+            return None
+        others = [u for u in unrolled if u[0] not in numbers]
+        base = self._offset(target, pointer, others, constant)
+        if any(number in base.axes for number in numbers):
+            return None
+        return Across(base, stride, tuple(numbers), count)
 
     def _base(self, target: Target, levels: dict[int, dict[Expr, int]]) -> Value:
         """A pointer with the scalar terms added, outermost level first, each where it is
@@ -202,7 +221,7 @@ class Memory:
         ):
             # which lanes there are is known in this tile only
             self._to = max(self._to, em.values[em.lane_axis].depth)
-        if address.across is not None and len(e.src) == 1:
+        if address.across is not None and address.across.copies >= 4 and len(e.src) == 1:
             raw = self._load_across(address.across, array.dtype)
         else:
             raw = self._load_lanes(address, valid, array.dtype)
@@ -308,9 +327,10 @@ class Memory:
     def _load_across(self, across: Across, dtype: DType) -> Value:
         """A vector along the copies for each lane, transposed."""
         em, element, ty = self.emitter, memory(dtype), vector(memory(dtype), self.emitter.lanes)
-        base, count = across.pointer, em.extents[across.number]
+        base, count = across.pointer, across.copies
         depth = em.place([base, *(em.values[axis] for axis in em.numbers)], self._to)
-        lines, axes = em.scopes[depth].lines, em.merge([base.axes, (across.number,)])
+        own = tuple(sorted(across.numbers))
+        lines, axes = em.scopes[depth].lines, em.merge([base.axes, own])
         text = f"  {{r}}.a = getelementptr {element}, ptr {{a}}, i64 {{s}}\n"
         text += fill(load_row(dtype, em.lanes, count, 1), "{r}", "{r}.a")
         columns: list[list[str]] = []
@@ -320,7 +340,7 @@ class Memory:
             rows += ["zeroinitializer"] * (em.lanes - em.active)
             columns.append(transposed(rows, ty, em.name, lines))
         place = em.positions(axes, base.axes)
-        which = em.positions(axes, (across.number,))
+        which = em.positions(axes, across.numbers)
         names = [columns[p][w] for p, w in zip(place, which, strict=True)]
         return Value(names, element, em.lanes, axes, depth, base.reads)
 
@@ -382,7 +402,9 @@ class Memory:
             run = _Store("run", array.dtype, em.lanes, put.mode, stream)
             self._store_copies(run, address.pointer, value, valid)
         elif address.across is not None and put.mode == "set" and valid is None:
-            self._store_across(address.across, value, array.dtype)
+            row = address.across.is_row and em.active == em.lanes
+            store = self._store_interleaved if row else self._store_across
+            store(address.across, value, array.dtype)
         elif address.stride != 0 and put.mode == "set":
             pointers = self._every_lane(address, memory(array.dtype))
             self._store_copies(
@@ -401,22 +423,39 @@ class Memory:
 
     def _store_across(self, across: Across, value: Value, dtype: DType) -> None:
         """The copies transposed, and for each lane a vector along them."""
-        em, element, ty = self.emitter, memory(dtype), vector(memory(dtype), self.emitter.lanes)
-        base, count = across.pointer, em.extents[across.number]
-        value = em.widen(value, em.lanes)
-        outer = tuple(n for n in em.merge([base.axes, value.axes]) if n != across.number)
-        names = em.spread(value, (*outer, across.number))
-        text = store_row(dtype, em.lanes, count)
-        for n, pointer in enumerate(em.spread(base, outer)):
-            rows = names[n * count : (n + 1) * count] + ["poison"] * (em.lanes - count)
+        em, element, ty = self.emitter, memory(dtype), register(dtype, self.emitter.lanes)
+        value, convert = em.widen(value, em.lanes), to_memory(dtype, em.lanes)
+        text = f"  {{r}}.a = getelementptr {element}, ptr {{p}}, i64 {{s}}\n"
+        text += fill(convert, "{r}.m", "{v}")
+        row = store_row(dtype, em.lanes, across.copies)
+        text += row.replace("{a}", "{r}.a").replace("{v}", "{r}.m" if convert else "{v}")
+        for pointer, copies in self._rows(across, value):
+            rows = copies + ["poison"] * (em.lanes - across.copies)
             columns = transposed(rows, ty, em.name, em.lines)
             for lane in range(em.active):
-                name = em.name()
-                em.lines.append(
-                    f"  {name}.a = getelementptr {element}, ptr {pointer}, "
-                    f"i64 {lane * across.stride}\n"
-                    + text.format(r=name, a=f"{name}.a", v=columns[lane])
-                )
+                where = {"p": pointer, "s": lane * across.stride, "v": columns[lane]}
+                em.lines.append(text.format(r=em.name(), **where))
+
+    def _store_interleaved(self, across: Across, value: Value, dtype: DType) -> None:
+        """Copies and lanes as one long vector."""
+        em, convert = self.emitter, to_memory(dtype, self.emitter.lanes)
+        for pointer, copies in self._rows(across, em.widen(value, em.lanes)):
+            if convert:
+                raw = [em.name() for _ in copies]
+                em.lines.extend(convert.format(r=r, a=v) for r, v in zip(raw, copies, strict=True))
+                copies = raw
+            long = interleaved(copies, memory(dtype), em.lanes, em.name, em.lines)
+            ty = vector(memory(dtype), em.lanes * across.copies)
+            em.lines.append(f"  store {ty} {long}, ptr {pointer}, align {dtype.itemsize}\n")
+
+    def _rows(self, across: Across, value: Value) -> Iterator[tuple[str, list[str]]]:
+        """For each pointer, the values of the copies that belong there."""
+        em, count = self.emitter, across.copies
+        axes = em.merge([across.pointer.axes, value.axes])
+        outer = tuple(n for n in axes if n not in across.numbers)
+        names = em.spread(value, (*outer, *across.numbers))
+        for n, pointer in enumerate(em.spread(across.pointer, outer)):
+            yield pointer, names[n * count : (n + 1) * count]
 
     def _columns(self, pointer: Value, value: Value, valid: Value | None) -> list[list[str]]:
         em, parts = self.emitter, [pointer, value, *([valid] if valid else [])]

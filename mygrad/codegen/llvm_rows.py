@@ -62,3 +62,20 @@ def transposed(rows: list[str], ty: str, name: Callable[[], str], lines: list[st
                 lines.append(_shuffle(made[at], ty, rows[r], rows[r + step], order))
         rows, step = made, 2 * step
     return rows
+
+
+def interleaved(
+    rows: list[str], element: str, lanes: int, name: Callable[[], str], lines: list[str]
+) -> str:
+    """One vector with lane 0 of each row (two or four of them), then lane 1 of each, and so on."""
+    count, width = len(rows), lanes
+    while len(rows) > 2:
+        pairs, ty = [], vector(element, width)
+        for a, b in zip(rows[::2], rows[1::2], strict=True):
+            pairs.append(name())
+            lines.append(_shuffle(pairs[-1], ty, a, b, list(range(2 * width))))
+        rows, width = pairs, 2 * width
+    made = name()
+    order = [row * lanes + lane for lane in range(lanes) for row in range(count)]
+    lines.append(_shuffle(made, vector(element, width), rows[0], rows[1], order))
+    return made

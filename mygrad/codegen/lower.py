@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from mygrad import dtype as dt
+from mygrad.codegen import panels
 from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError
 from mygrad.codegen.prepare import (
     Handover,
@@ -54,7 +55,9 @@ class Placer:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.root = Scope()
-        self.stores, self.handovers = defer_stores(schedule, prepare(schedule))
+        self.tensor = panels.tensor_of(schedule)
+        stored = panels.hand_over(schedule, self.tensor) if self.tensor else schedule
+        self.stores, self.handovers = defer_stores(schedule, prepare(stored))
         self.deferred = frozenset(schedule.deferred)
         self.order = {p.axis: n for n, p in enumerate(schedule.loops)}
         self.loop_of = {p.axis: p for p in schedule.loops}
@@ -62,14 +65,12 @@ class Placer:
         self.next_id = schedule.next_id + 1  # of axes that only copies have
         self.names: dict[str, int] = {}
         self.unnamed: set[Expr] = set()  # values that exist in one branch only
-        self.staged: dict[Expr, Staged] = staged_loads(schedule, self.stores)
-        self._count_uses()
+        roots = [e for store in self.stores for e in roots_of(store)]
+        roots += [h.value for h in self.handovers]
+        self.staged: dict[Expr, Staged] = staged_loads(schedule, roots)
+        self._count_uses(toposort(roots))
 
-    def _count_uses(self) -> None:
-        nodes = toposort(
-            [e for store in self.stores for e in roots_of(store)]
-            + [h.value for h in self.handovers]
-        )
+    def _count_uses(self, nodes: list[Expr]) -> None:
         self.uses: dict[Expr, int] = {}
         self.pure: set[Expr] = set()  # made of loop indices alone
         affine = [store.index for store in self.stores] + [e.src[0] for e in self.staged]
@@ -94,6 +95,8 @@ class Placer:
         for store in self.stores:
             for e in roots_of(store):
                 self.uses[e] = self.uses.get(e, 0) + 1
+        if self.tensor is not None:
+            panels.place(self, self.tensor)
         for handover in self.handovers:
             self.place_handover(handover)
         for store in self.stores:
@@ -105,6 +108,11 @@ class Placer:
         number = self.names.get(prefix, 0)
         self.names[prefix] = number + 1
         return f"{prefix}{number}"
+
+    def number(self) -> int:
+        """The number of a new axis."""
+        self.next_id += 1
+        return self.next_id - 1
 
     def loops(self, axes: Iterable[Expr]) -> list[LoopAxis]:
         """The loops over these axes in the order of the schedule."""

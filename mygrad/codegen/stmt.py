@@ -12,6 +12,7 @@
           | Put(target, index, value, valid, mode, stream)  store to a slot or a scratch name;
                                                    `stream`: past the caches, where a machine can
           | If(condition, body, otherwise)         the condition depends on no vector axis
+          | Product(target, left, right, sizes)    a tile of sums of products, of packed operands
           | Barrier()                              all threads of the group arrive (GPU)
     TileAxis = (axis, extent, active, kind)        kind: unroll | vector
 
@@ -45,6 +46,22 @@ cell of index 0. A cell that a value does not index by some tile axis of the Upd
 for each point of those axes (so a scalar accumulator inside a vector tile is an error: it must have
 the vector axis). VAR of an accumulator is the current cell. A Combine binds one value for each
 point of the accumulator's other axes.
+
+Products. `target`, `left` and `right` are scratch arrays; left and right hold numbers of one narrow
+type, target wider ones (bfloat16 and float32, int8 and int32). Outside of all tiles, for every row
+i, column j and depth l, in any order and in the precision of the target:
+
+    target[i * columns + j] += left[i, l] * right[l, j]
+
+starting from 0 where the product is `fresh`. The operands are packed as matrix units read them, in
+blocks of 16 rows or columns and D = 64 / itemsize of depth, of which g = 4 / itemsize neighbours
+lie side by side:
+
+    left[i, l]    block (i // 16, l // D), then [i % 16][l % D]
+    right[l, j]   block (j // 16, l // D), then [l % D // g][j % 16][l % g]
+
+each from its index on. `rows` and `columns` are multiples of 16, `depth` of D. Subnormal numbers
+may count as zero.
 
 A VAR in an index may depend on tile axes (its Let's value says which): such an index has no known
 stride. With a parallel loop in the function, every Put to a buffer is inside a parallel loop; what
@@ -166,11 +183,24 @@ class If:
 
 
 @dataclass(frozen=True)
+class Product:
+    """target[i, j] += left[i, l] * right[l, j]; arrays are given as (scratch name, first index)."""
+
+    target: tuple[str, Expr]
+    left: tuple[str, Expr]
+    right: tuple[str, Expr]
+    rows: int
+    columns: int
+    depth: int
+    fresh: bool
+
+
+@dataclass(frozen=True)
 class Barrier:
     """All threads of the group arrive before one goes on."""
 
 
-Stmt = Loop | Tile | Let | Accumulator | Update | Combine | Scratch | Put | If | Barrier
+Stmt = Loop | Tile | Let | Accumulator | Update | Combine | Scratch | Put | If | Product | Barrier
 
 
 @dataclass(frozen=True)
@@ -243,6 +273,10 @@ def _simple_line(s: Stmt) -> str:
         return f"scratch {s.name}: {s.dtype.name}[{s.size}] {s.memory}"
     if isinstance(s, If):
         return f"if {expr_text(s.condition)}"
+    if isinstance(s, Product):
+        target, left, right = (f"{name}[{at}]" for name, at in (s.target, s.left, s.right))
+        equals = "=" if s.fresh else "+="
+        return f"product {target} {equals} {left} * {right} of {s.rows}x{s.columns}x{s.depth}"
     return "barrier"
 
 
@@ -292,6 +326,8 @@ def _values(s: Stmt) -> list[Expr]:
         return [s.value]
     if isinstance(s, Put):
         return [s.index, s.value] + ([] if s.valid is None else [s.valid])
+    if isinstance(s, Product):
+        return [s.target[1], s.left[1], s.right[1]]
     return [s.condition] if isinstance(s, If) else []
 
 
@@ -308,10 +344,9 @@ def _problems(s: Stmt, scope: _Scope, shared: bool) -> Iterator[str]:
     elif isinstance(s, (Update, Combine)):
         yield from _accumulator_problems(s, scope)
     elif isinstance(s, Put):
-        if s.mode not in SCATTER_MODES:
-            yield f"mode {s.mode!r}"
-        if shared and not scope.parallel and isinstance(s.target, int):
-            yield "every thread would store"
+        yield from _put_problems(s, shared and not scope.parallel)
+    elif isinstance(s, Product):
+        yield from _product_problems(s, scope)
 
 
 def _is_unbound(e: Expr, scope: _Scope) -> bool:
@@ -328,6 +363,23 @@ def _accumulator_problems(s: Update | Combine, scope: _Scope) -> Iterator[str]:
         yield f"{name} is no accumulator"
     elif isinstance(s, Update) and any(a not in declared.axes for a in vectors):
         yield f"{name} lacks the vector axis"
+
+
+def _put_problems(s: Put, repeated: bool) -> Iterator[str]:
+    if s.mode not in SCATTER_MODES:
+        yield f"mode {s.mode!r}"
+    if repeated and isinstance(s.target, int):
+        yield "every thread would store"
+
+
+def _product_problems(s: Product, scope: _Scope) -> Iterator[str]:
+    arrays = [scope.names.get(name) for name, _ in (s.target, s.left, s.right)]
+    if scope.tiles:
+        yield "a product inside of a tile"
+    if not all(isinstance(a, Scratch) for a in arrays):
+        yield "a product of something else than scratch arrays"
+    elif s.rows % 16 or s.columns % 16 or s.depth % (64 // arrays[1].dtype.itemsize):  # type: ignore[union-attr]
+        yield "a product of parts of blocks"
 
 
 def _loop_problems(s: Loop, scope: _Scope) -> Iterator[str]:

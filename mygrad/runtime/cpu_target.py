@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import suppress
 from pathlib import Path
 
 from mygrad.program import Target
 
 _SYSTEM_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_SYSTEM_CALL, _REQUEST, _TILE_DATA = 158, 0x1023, 18  # arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA)
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -20,6 +22,7 @@ def host_target(name: str, features: str, threads: int, caches: Path = _SYSTEM_C
         language="llvm",
         name=name,
         features=features,
+        units=_matrix_units(set(features.split(","))),
         vector_bytes=width,
         vector_registers=registers,
         l1_bytes=sizes.get(1, 32 << 10),
@@ -35,6 +38,20 @@ def _vectors(features: set[str]) -> tuple[int, int]:
     if "+avx2" in features:
         return 32, 16
     return 16, 32 if "+neon" in features else 16
+
+
+def _matrix_units(features: set[str]) -> tuple[str, ...]:
+    """What multiplies matrices here. Linux gives a process tile registers when it asks for them;
+    asking again does no harm."""
+    known = (("+amx-bf16", "amx_bf16"), ("+amx-int8", "amx_int8"))
+    units = tuple(unit for feature, unit in known if feature in features)
+    if not units or "+amx-tile" not in features:
+        return ()
+    try:
+        refused = ctypes.CDLL(None).syscall(_SYSTEM_CALL, _REQUEST, _TILE_DATA)
+    except (OSError, AttributeError):
+        return ()
+    return () if refused else units
 
 
 def _cache_sizes(folder: Path) -> dict[int, int]:
