@@ -112,12 +112,14 @@ class Plan:
         return [Stream(n) for n, b in sizes.items() if b.size * b.dtype.itemsize >= limit]
 
     def deferred(self, scheduled: Schedule) -> list[Action]:
-        """Stores with long expressions wait until the end of the register tile."""
+        """Stores with long expressions wait until the end of the register tile. A few vectors next
+        to each other stay together: their chains of operations overlap."""
         copies = [p for p in scheduled.loops if p.kind == "unroll" and p.root in self.kernel.axes]
         long = any(n.operations > LONG or n.heavy for n in self.nests if not n.reduced)
-        if not long or prod(p.extent for p in copies) < FEW:
+        waiting = [p for p in copies if p.root not in self.tile.lanes or p.extent > FEW]
+        if not long or prod(p.extent for p in waiting) < FEW:
             return []
-        return [Defer(tuple(p.name for p in copies))]
+        return [Defer(tuple(p.name for p in waiting))]
 
     def divide(self, root: Expr, name: str) -> list[Action]:
         """Split off the vector and the copies of an axis."""

@@ -218,12 +218,12 @@ class Staged:
         return load(self.scratch.name, self.load.dtype, self.index)
 
 
-def staged_loads(schedule: Schedule, stores: list[Store]) -> dict[Expr, Staged]:
-    """The loads of staged buffers."""
+def staged_loads(schedule: Schedule, roots: Iterable[Expr]) -> dict[Expr, Staged]:
+    """The loads of staged buffers in these expressions."""
     staged: dict[Expr, Staged] = {}
     if not schedule.stages:
         return staged
-    for e in toposort([e for store in stores for e in roots_of(store)]):
+    for e in toposort(list(roots)):
         stage = next((t for t in schedule.stages if e.op is Op.LOAD and t.slot == e.arg), None)
         if stage is None:
             continue
