@@ -220,7 +220,7 @@ class Homes:
     def _place_elementwise(self, node: Node, demands: list[Demand]) -> None:
         times = sum(evaluations_of(d) for d in demands)
         once = times <= node.size and len({d.group for d in demands}) == 1
-        if once or node in self.inline:
+        if once or node in self.inline or _widens(node):
             self._pass_on(node, demands)
             return
         inline, stored = self._inline_cost(node, demands), self._stored_cost(node, demands)
@@ -544,6 +544,13 @@ def _covered(d: Demand, node: Node) -> frozenset[Expr] | None:
             return None
         reach *= axis.arg[1]
     return frozenset(terms) if reach == max(node.size, 1) else None
+
+
+def _widens(node: Node) -> bool:
+    """Whether a value is a narrower float, widened: then that is what may be stored."""
+    if node.op is not Op.CAST or not (node.dtype.is_float and node.src[0].dtype.is_float):
+        return False
+    return node.dtype.itemsize > node.src[0].dtype.itemsize
 
 
 def _nested(rows: frozenset[Expr], chain: list[frozenset[Expr]]) -> bool:

@@ -26,7 +26,7 @@ of leaves).
 
 from mygrad import capture
 from mygrad.tensor.gradient import Gradient, grad, value_and_grad
-from mygrad.tensor.mode import mode
+from mygrad.tensor.mode import autocast, mode
 
 
 class Tensor(Gradient):
@@ -40,6 +40,6 @@ class Tensor(Gradient):
 
 
 # what a jitted function is captured for
-capture.switches.append(lambda: (Tensor.training, mode.gradients))
+capture.switches.append(lambda: (Tensor.training, mode.gradients, mode.autocast))
 
-__all__ = ["Tensor", "grad", "value_and_grad"]
+__all__ = ["Tensor", "autocast", "grad", "value_and_grad"]

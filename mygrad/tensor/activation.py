@@ -66,7 +66,8 @@ class Activation(Special):
 
     def silu(self) -> Self:
         """x sigmoid(x)."""
-        return self * self.sigmoid()
+        x = self._as_float()
+        return x * x.sigmoid()
 
     swish = silu
 
@@ -76,16 +77,18 @@ class Activation(Special):
         approximate="tanh": 0.5 x (1 + tanh(z)) with z = sqrt(2 / pi) (x + 0.044715 x^3), which is x
         sigmoid(2 z).
         """
+        x = self._as_float()
         if approximate == "tanh":
             scale = 2 * math.sqrt(2 / math.pi)
-            return self * (self * (self * self * (0.044715 * scale) + scale)).sigmoid()
+            return x * (x * (x * x * (0.044715 * scale) + scale)).sigmoid()
         if approximate != "none":
             raise DTypeError(message("gelu", f"approximate {approximate!r}", "'none' or 'tanh'"))
-        return self * 0.5 * ((self * math.sqrt(0.5)).erf() + 1)
+        return x * 0.5 * ((x * math.sqrt(0.5)).erf() + 1)
 
     def quick_gelu(self) -> Self:
         """x sigmoid(1.702 x)."""
-        return self * (self * 1.702).sigmoid()
+        x = self._as_float()
+        return x * (x * 1.702).sigmoid()
 
     def mish(self) -> Self:
         """x tanh(softplus(x)) (Misra 2019): with n = e^x that is x (n^2 + 2 n) / (n^2 + 2 n +

@@ -12,9 +12,9 @@ from mygrad.errors import ShapeError, message
 from mygrad.graph import Node
 from mygrad.helpers import Shape
 from mygrad.ops import Op
-from mygrad.tensor.linear import Linear
+from mygrad.tensor.linear import Linear, widened
+from mygrad.tensor.mode import product_type
 from mygrad.tensor.nodes import cast_node, check_integer, expand_node, reshape_node
-from mygrad.tensor.reduce import accumulator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -124,9 +124,8 @@ class Convolution(Linear):
         return self._finish_conv(product, weight, bias, kind)
 
     def _wide_pair(self, weight: Self) -> tuple[Node, Node, dt.DType]:
-        kind = dt.promote(self.dtype, weight.dtype)
-        wide = accumulator(kind) if kind.is_float else kind
-        return cast_node(self._operand(), wide), cast_node(weight._operand(), wide), kind
+        kind = product_type(dt.promote(self.dtype, weight.dtype))
+        return widened(self._operand(), kind), widened(weight._operand(), kind), kind
 
     def _finish_conv(self, product: Node, weight: Self, bias: Self | None, kind: dt.DType) -> Self:
         """Sum a product (N, groups, O / groups, C / groups, o1, k1, o2, k2, ..) over channels and
@@ -141,7 +140,7 @@ class Convolution(Linear):
         if bias.shape != (groups * per_group,):
             got = f"bias {bias.shape} for {groups * per_group} output channels"
             raise ShapeError(message(f"conv{rank}d", got, "one number for each"))
-        return result + bias.reshape(-1, *(1,) * rank)
+        return result + bias.cast(product_type(bias.dtype)).reshape(-1, *(1,) * rank)
 
     def conv_transpose2d(
         self,

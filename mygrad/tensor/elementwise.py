@@ -15,6 +15,7 @@ from mygrad.graph import Node
 from mygrad.ops import Op
 from mygrad.tensor.base import Base
 from mygrad.tensor.creation import Creation
+from mygrad.tensor.mode import precise_type
 from mygrad.tensor.nodes import Scalar, broadcast_shapes, cast_node, expand_node, is_scalar
 
 if TYPE_CHECKING:
@@ -41,8 +42,10 @@ class Elementwise(Creation):
         return self._map(graph.alu(op, self._operand()))
 
     def _as_float(self) -> Self:
-        """Itself, or its integers in the default float type."""
-        return self if self._node.dtype.is_float else self.cast(dt.default_float)
+        """Itself, or its integers in the default float type; in float32 where autocast asks for
+        it."""
+        dtype = self._node.dtype
+        return self.cast(precise_type(dtype) if dtype.is_float else dt.default_float)
 
     def _pair(self, name: str, other: Any, floats: bool = False) -> tuple[Node, Node, bool]:
         """Both operands in one shape and type, and whether either carries gradients."""

@@ -12,12 +12,18 @@ from mygrad.errors import ShapeError, message
 from mygrad.graph import Node
 from mygrad.ops import Op
 from mygrad.tensor.base import Base
+from mygrad.tensor.mode import product_type
 from mygrad.tensor.nodes import broadcast_shapes, cast_node, expand_node, reshape_node
 from mygrad.tensor.ordering import Ordering
 from mygrad.tensor.reduce import accumulator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+def widened(node: Node, kind: dt.DType) -> Node:
+    """An operand of a product of type `kind`, in the type in which it is multiplied and added."""
+    return cast_node(cast_node(node, kind), accumulator(kind) if kind.is_float else kind)
 
 
 def _product(a: Node, b: Node) -> Node:
@@ -69,9 +75,8 @@ class Linear(Ordering):
                     "did you mean other.mT?" if turned else "",
                 )
             )
-        kind = dt.promote(a.dtype, b.dtype)
-        wide = accumulator(kind) if kind.is_float else kind
-        a, b = cast_node(a, wide), cast_node(b, wide)
+        kind = product_type(dt.promote(a.dtype, b.dtype))
+        a, b = widened(a, kind), widened(b, kind)
         row, column = len(a.shape) == 1, len(b.shape) == 1
         node = _product(
             reshape_node(a, (1, *a.shape)) if row else a,
@@ -97,8 +102,9 @@ class Linear(Ordering):
 
     def linear(self, weight: Self, bias: Self | None = None) -> Self:
         """x @ weight.T + bias for x (..., in), weight (out, in), bias (out,)."""
+        weight = weight.cast(product_type(weight.dtype))  # before it is turned: rows stay rows
         result = self.matmul(weight.T if weight.ndim == 2 else weight)
-        return result if bias is None else result + bias
+        return result if bias is None else result + bias.cast(product_type(bias.dtype))
 
     def trace(self) -> Self:
         """The sum of the diagonal of a matrix."""
@@ -200,10 +206,10 @@ def _contract(
     """The product of two operands, summed over the letters that nobody needs later."""
     letters = have + "".join(c for c in wants if c not in have)
     drop = tuple(i for i, c in enumerate(letters) if c not in later)
-    kind = dt.promote(a.dtype, b.dtype)
+    kind = product_type(dt.promote(a.dtype, b.dtype))
     wide = accumulator(kind) if kind.is_float else kind
-    left = _spread_to(a, have, letters).cast(wide)
-    product = left * _spread_to(b, wants, letters).cast(wide)
+    left = _spread_to(a, have, letters).cast(kind).cast(wide)
+    product = left * _spread_to(b, wants, letters).cast(kind).cast(wide)
     node = graph.cast(graph.reduce(Op.ADD, product._operand(), drop), kind)
     return product._map(node), "".join(c for i, c in enumerate(letters) if i not in drop)
 

@@ -13,6 +13,7 @@ from mygrad import dtype as dt
 from mygrad.config import config
 from mygrad.errors import DTypeError, IndexRangeError, ShapeError, message
 from mygrad.tensor.base import Base
+from mygrad.tensor.mode import precise_type
 from mygrad.tensor.nodes import check_integer
 from mygrad.tensor.random import Random
 from mygrad.tensor.reduce import accumulator
@@ -211,7 +212,7 @@ class Losses(Random):
                 shape = tuple(n if a == axis else 1 for a, n in enumerate(self.shape))
                 spread = ((log_total.unsqueeze(axis) - x) * weight.reshape(shape)).mean(axis)
             loss = loss * (1 - label_smoothing) + spread * label_smoothing
-        return loss._masked_mean(target != ignore_index, factor, reduction).cast(self.dtype)
+        return loss._masked_mean(target != ignore_index, factor, reduction).cast(precise_type(self.dtype))
 
     def _soft_cross_entropy(
         self, target: Self, axis: int, weight: Self | None, smoothing: float, reduction: str

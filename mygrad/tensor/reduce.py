@@ -20,6 +20,7 @@ from mygrad.ops import Op
 from mygrad.tensor.creation import positions
 from mygrad.tensor.elementwise import flip_order
 from mygrad.tensor.joining import Joining
+from mygrad.tensor.mode import precise_type
 from mygrad.tensor.nodes import (
     Axes,
     DTypeLike,
@@ -66,7 +67,7 @@ class Reduce(Joining):
         self, op: Op, name: str, axis: Axes, keepdim: bool, dtype: DTypeLike | None
     ) -> Self:
         axes = check_axes(name, axis, self.ndim)
-        target = result_type(self.dtype) if dtype is None else dt.parse(dtype)
+        target = precise_type(result_type(self.dtype)) if dtype is None else dt.parse(dtype)
         wide = cast_node(self._operand(), accumulator(target))
         return self._map(graph.cast(self._reduced(op, wide, axes, keepdim), target))
 
