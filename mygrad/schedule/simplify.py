@@ -31,7 +31,7 @@ def simplify(roots: Sequence[Node]) -> list[Node]:
     for node in order:
         src = tuple(done[s] for s in node.src)
         result = _settled(node if src == node.src else graph.rebuild(node, src))
-        if node.op is Op.PERMUTE and readers[node.src[0]] == 1 and result.op is Op.PERMUTE:
+        if node.op is result.op is Op.PERMUTE and _is_read_once(node.src[0], readers):
             result = _permute_operand(result)
         if result is not node and result.op is not Op.BUFFER and result not in done:
             result.location = node.location
@@ -49,8 +49,11 @@ def _settled(node: Node) -> Node:
 
 
 def _permute_operand(node: Node) -> Node:
-    """A permuted reduction as the reduction of something permuted."""
-    reduced = node.src[0]
+    """A permuted reduction, which may be cast, as the reduction of something permuted."""
+    reduced, casts = node.src[0], []
+    while reduced.op is Op.CAST:
+        casts.append(reduced.dtype)
+        reduced = reduced.src[0]
     if reduced.op is not Op.REDUCE:
         return node
     x, (op, axes) = reduced.src[0], reduced.arg
@@ -59,7 +62,17 @@ def _permute_operand(node: Node) -> Node:
     for place, a in zip(kept, node.arg, strict=True):
         order[place] = kept[a]
     moved = _settled(graph.move(Op.PERMUTE, x, tuple(order)))
-    return graph.reduce(op, moved, axes)
+    result = graph.reduce(op, moved, axes)
+    for dtype in reversed(casts):
+        result = graph.cast(result, dtype)
+    return result
+
+
+def _is_read_once(node: Node, readers: Counter[Node]) -> bool:
+    """Whether nothing else reads a value, nor what it is cast from."""
+    while node.op is Op.CAST and readers[node] == 1:
+        node = node.src[0]
+    return readers[node] == 1
 
 
 def _rules(op: Op) -> tuple[Rule, ...]:

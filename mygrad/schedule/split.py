@@ -53,6 +53,7 @@ def _parts(node: Node) -> int:
     operands = _operands(x)
     nbytes = sum(o.size * o.dtype.itemsize for o in operands)
     again = all(o.size * REUSE <= x.size for o in operands)
+    again = again and any(o.dtype.itemsize >= 4 for o in operands)  # narrow ones are packed
     inner = prod(x.shape[a] for a in axes[1:])
     worth = node.size * REUSE <= x.size // extent  # partial results are few beside the work
     if again and worth and inner >= 4 * REUSE and nbytes > 2 * CACHE:
