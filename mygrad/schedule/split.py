@@ -78,6 +78,8 @@ def _operands(x: Node) -> list[Node]:
         same = node.size * REUSE > x.size
         if (node.op in ALU and same) or node.op in MOVEMENT:
             work += node.src
+        elif node.op is Op.CAST and node.src[0].dtype.itemsize < node.dtype.itemsize:
+            work += node.src  # the array has narrow numbers, which are widened as they are read
         elif node.op is not Op.CONST:
             found[node] = None
     return list(found)
