@@ -98,7 +98,8 @@ class Program:
 class Launch:
     """One program with its arguments: for each pointer (slot of the plan, byte offset).
 
-    `touches` says of each pointer how many bytes the program touches there, and whether it writes
+    `params` names, for each parameter of the program, the one of the run that it is. `touches`
+    says of each pointer how many bytes the program touches there, and whether it writes
     them; empty if that is not known.
     """
 

@@ -123,10 +123,28 @@ def assemble(plan: Schedule) -> Outline:
         steps = list(run)
         parts += steps if on_host else [_segment(plan, position, steps, executables[device])]
         position += len(steps)
-    variables = {variable for found in kernels.values() for k in found for variable in k.params}
     return Outline(
-        plan.memories, plan.results, plan.arena_bytes, tuple(sorted(variables)), tuple(parts)
+        plan.memories,
+        plan.results,
+        plan.arena_bytes,
+        _variables(plan),
+        _constants(plan),
+        tuple(parts),
     )
+
+
+def _variables(plan: Schedule) -> tuple[tuple[str, int, int], ...]:
+    found = set()
+    for step in plan.steps:
+        if not is_host_step(step):
+            given = dict(step.constants)
+            found |= {v for v in step.what.params if v[0] not in given}  # type: ignore[union-attr]
+    return tuple(sorted(found))
+
+
+def _constants(plan: Schedule) -> dict[str, int]:
+    """Every constant as a parameter of the program, by a name that no variable has."""
+    return {f"={value}": value for step in plan.steps for _, value in step.constants}
 
 
 def _segment(
@@ -144,12 +162,13 @@ def _segment(
         for number in program.buffers:
             i = step.arguments[number]
             places.append((slot[i], 0) if i in slot else (len(slot), plan.memories[i].number))
+        given = {name: f"={value}" for name, value in step.constants}
         infos = [kernel.buffers[number] for number in program.buffers]
         launches.append(
             Launch(
                 program,
                 tuple(places),
-                program.params,
+                tuple(given.get(name, name) for name in program.params),
                 program.parallel,
                 kernel.name,
                 step.location,

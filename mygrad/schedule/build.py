@@ -30,10 +30,12 @@ PAD_REUSE = 8  # reads of an element within a reduction from which a zero-padded
 
 @dataclass(frozen=True)
 class Built:
-    """A kernel and, for each of its buffer slots, the node whose memory it is."""
+    """A kernel and, for each of its buffer slots, the node whose memory it is. `constants` are
+    values of parameters of the kernel (see sharing.py)."""
 
     kernel: Kernel
     arguments: tuple[Node, ...]
+    constants: tuple[tuple[str, int], ...] = ()
 
 
 class Builder:

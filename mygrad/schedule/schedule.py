@@ -21,6 +21,7 @@ from mygrad.schedule import memory
 from mygrad.schedule.build import Builder, Built
 from mygrad.schedule.homes import STEPS, Group, Homes
 from mygrad.schedule.revise import choose_homes
+from mygrad.schedule.sharing import share
 from mygrad.schedule.simplify import simplify
 from mygrad.schedule.split import split_sums
 from mygrad.schedule.steps import Memory, Schedule, Step, inputs
@@ -30,6 +31,7 @@ PIPELINE = (
     "split long sums",
     "choose homes",
     "build kernels",
+    "share kernels",
     "order",
     "plan memory",
 )
@@ -50,6 +52,8 @@ def schedule(roots: Sequence[Node], device: str) -> Schedule:
                     if group.root.op in STEPS or _is_empty(group)
                     else Builder(homes, group).build()
                 )
+    kernels = share([b for b in built.values() if b is not None])
+    built |= zip([g for g, b in built.items() if b is not None], kernels, strict=True)
     return _Planner(_ordered(homes, built), slots, device).plan(simple)
 
 
@@ -123,7 +127,13 @@ class _Planner:
         if kernel is not None:
             arguments = tuple(self._memory(n) for n in kernel.arguments)
             return Step(
-                kernel.kernel, arguments, self._device(node), None, group.reason, node.location
+                kernel.kernel,
+                arguments,
+                self._device(node),
+                None,
+                group.reason,
+                node.location,
+                kernel.constants,
             )
         if node.op not in STEPS:
             for output in group.outputs:  # empty: nothing to compute, but it exists

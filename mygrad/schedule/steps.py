@@ -50,7 +50,7 @@ class Memory:
 class Step:
     """One step. `what` is a Kernel, a HostCall, or the word "sort" or "copy" with `arg`;
     `arguments` number the memories: those of the kernel's slots, or the operands and last the
-    result."""
+    result. `constants` are the values of those parameters of the kernel that no user gives."""
 
     what: Kernel | HostCall | str
     arguments: tuple[int, ...]
@@ -58,6 +58,7 @@ class Step:
     arg: Any = None
     reason: str = ""
     location: Location = UNKNOWN
+    constants: tuple[tuple[str, int], ...] = ()
 
 
 def is_host_step(step: Step) -> bool:
