@@ -27,6 +27,7 @@ from mygrad.codegen.stmt import (
     Loop,
     Product,
     Put,
+    Running,
     Scratch,
     Tile,
     TileAxis,
@@ -146,6 +147,24 @@ class Interpreter:
         rest = [a for a in cells.axes if a not in s.axes]
         values = numeric.COMBINE[cells.op].reduce(cells.values, axis=gone)
         self.names[s.name] = self.by_tile(values, rest)
+
+    def running(self, s: Running) -> None:
+        cells: Cells = self.names[s.accumulator]
+        lanes = next(n for n, t in enumerate(self.tiles) if t.kind == "vector")
+        start = np.asarray(numeric.identity(cells.op, s.value.dtype), cells.values.dtype)
+        value = np.where(self.active(), self.full(self.evaluate(s.value)), start)
+        before = self.by_tile(cells.values, cells.axes)
+        shape = [1 if n == lanes else t.extent for n, t in enumerate(self.tiles)]
+        both = np.concatenate([np.broadcast_to(before, shape), value], axis=lanes)
+        both = both.astype(cells.values.dtype)
+        after = numeric.COMBINE[cells.op].accumulate(both, axis=lanes, dtype=both.dtype)
+        self.names[s.name] = np.delete(after, 0, axis=lanes)
+        position = {t.axis: n for n, t in enumerate(self.tiles)}
+        for point in np.ndindex(*shape):
+            at = tuple(point[position[a]] if a in position else 0 for a in cells.axes)
+            cells.values[at] = np.take(after, -1, axis=lanes)[
+                tuple(i for n, i in enumerate(point) if n != lanes)
+            ]
 
     def put(self, s: Put) -> None:
         parts = [

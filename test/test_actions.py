@@ -158,7 +158,12 @@ def test_large_outputs_are_streams() -> None:
     assert made == {16: (), 32: (0,)}
 
 
-@pytest.mark.parametrize("action", [Split("i0", 4), Vectorize("i0"), Unroll("i0"), Parallel("i0")])
+def test_a_scan_may_have_lanes() -> None:
+    scheduled = apply(start(running_sum()), (Split("i0", 8), Vectorize("i0i")))
+    assert [p.kind for p in scheduled.loops] == ["seq", "vector"]
+
+
+@pytest.mark.parametrize("action", [Unroll("i0"), Parallel("i0")])
 def test_a_scan_runs_in_order(action) -> None:
     with pytest.raises(ScheduleError, match="scan"):
         action.apply(start(running_sum()))

@@ -434,3 +434,33 @@ def test_the_native_program_is_compiled_once_per_machine(tmp_path: Path) -> None
             sequence.run(memories, {})
     kept = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(kept) == 1
+
+
+ROWS = """
+import hashlib, numpy as np
+from mygrad import Tensor, jit
+rng = np.random.default_rng(0)
+x = Tensor(rng.standard_normal(1 << 18, dtype=np.float32)).realize()
+y = Tensor(rng.standard_normal((300, 1031), dtype=np.float32)).realize()
+where = Tensor(rng.integers(0, 50, 700)).realize()
+def step(x, y, where):
+    table = Tensor.zeros(50, 33).index_add(0, where, y[:, :33].repeat(3, 1)[:700])
+    parts = x.cumsum(0), x.sum(), x.argmax(), y.cumsum(1), y.sum(0), y.softmax(-1), y.T.contiguous()
+    return (*parts, table, y[where[:200]])
+print(hashlib.sha256(b"".join(t.numpy().tobytes() for t in jit(step)(x, y, where))).hexdigest())
+"""
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", ROWS],
+            env={**os.environ, "MYGRAD_THREADS": str(n), "CPU": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in (1, 2, 3, 7)
+    ]
+    answers = {run.communicate()[0].strip() for run in runs}
+    assert len(answers) == 1
+    assert all(answers)

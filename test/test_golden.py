@@ -25,8 +25,24 @@ from mygrad.program import Target
 from mygrad.schedule.schedule import schedule
 
 FOLDER = Path(__file__).parent / "golden"
-AVX512 = Target("llvm", "golden", "", 64, 32, 48 << 10, 2 << 20, 2)
-OPENCL = Target("opencl", "golden", "", 32, 16, 32 << 10, 1 << 20, 2)
+AVX512 = Target(
+    "llvm",
+    "golden",
+    vector_bytes=64,
+    vector_registers=32,
+    l1_bytes=48 << 10,
+    l2_bytes=2 << 20,
+    threads=2,
+)
+OPENCL = Target(
+    "opencl",
+    "golden",
+    vector_bytes=32,
+    vector_registers=16,
+    l1_bytes=32 << 10,
+    l2_bytes=1 << 20,
+    threads=2,
+)
 
 PROGRAMS: dict[str, Callable[[], list[Node]]] = {
     "elementwise": lambda: [relu(buffer(1000, device="reference"))],

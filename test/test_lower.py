@@ -389,6 +389,37 @@ def test_scan_of_a_scan_and_of_a_reduction() -> None:
     )
 
 
+@pytest.mark.parametrize("op", [Op.ADD, Op.MUL, Op.MAX])
+@pytest.mark.parametrize("dtype", [F, dt.int32, dt.uint8])
+def test_running_values_of_lanes(op: Op, dtype: dt.DType) -> None:
+    for rows, columns in ((1, 1), (3, 7), (2, 33)):
+        i, j, bound = axis(0, rows), axis(1, columns), axis(2, columns)
+        size = rows * columns
+        before = scan(op, load(1, dtype, i * columns + bound), j, bound)
+        value = alu(Op.ADD, before, load(1, dtype, i * columns + j))
+        kernel = Kernel(
+            "scan",
+            (i, j),
+            (Store(0, i * columns + j, value),),
+            buffers(size, size, dtype=dtype),
+        )
+        others = (Split("i0", 2), Unroll("i0i")) if rows > 1 else ()
+        along = (Split("i1", 8), Vectorize("i1i")) if columns > 1 else ()
+        check_all(kernel, along, (*others, *along), along[:1])
+        run_native(kernel, (*others, *along))
+
+
+def test_running_values_at_the_extremes() -> None:
+    i, bound = axis(0, 40), axis(1, 40)
+    kernel = Kernel(
+        "scan", (i,), (Store(0, i, scan(Op.MAX, load(1, F, bound), i, bound)),), buffers(40, 40)
+    )
+    x = np.full(40, -np.inf, np.float32)
+    x[5], x[17], x[33] = -3, np.inf, np.nan
+    scheduled = apply(start(kernel), (Split("i0", 16), Vectorize("i0i")))
+    check(kernel, scheduled, [np.zeros(40, np.float32), x])
+
+
 @pytest.mark.parametrize("mode", ["set", "add", "max", "min", "mul"])
 @pytest.mark.parametrize(("n", "width"), [(1, 1), (30, 1), (30, 33), (0, 5)])
 def test_scatter(n: int, width: int, mode: str) -> None:
@@ -660,6 +691,7 @@ KERNELS = {
     "gradients": gradients(7, 11),
     "transpose": transpose(9, 11),
     "scan": cumsum(4, 9, 0),
+    "scan of columns": cumsum(3, 19, 1),
     "scatter": scatter(7, 9, "add"),
 }
 

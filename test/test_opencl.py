@@ -115,6 +115,26 @@ def test_combine_over_lanes_and_copies(op: Op, lanes: int) -> None:
     np.testing.assert_allclose(got, [*(combine(r) for r in rows), combine(rows)], rtol=1e-5)
 
 
+@pytest.mark.parametrize("op", [Op.ADD, Op.MUL, Op.MAX])
+def test_running_values_of_lanes(op: Op) -> None:
+    row, lane, step = axis(0, 2), axis(1, 8), axis(2, 3)
+    rows = s.TileAxis(row, 2, 2, "unroll")
+    place = row * 21 + step * 8 + lane
+
+    def tile(active: int) -> s.Tile:
+        body = (s.Running("sums", "sum", load(1, F, place)), s.Put(0, place, var("sums", F)))
+        return s.Tile((s.TileAxis(lane, 8, active, "vector"),), body)
+
+    loops = (
+        s.Loop(step, const(0), const(2), "seq", (tile(8),)),
+        s.Loop(step, const(2), const(3), "seq", (tile(5),)),
+    )
+    body = (s.Tile((rows,), (s.Accumulator("sum", F, op, (row,)), *loops)),)
+    function = s.Function("running", ((F, 42, True), (F, 42, False)), (), body)
+    numbers = np.random.default_rng(0).uniform(0.9, 1.1, 42).astype(np.float32)
+    check_function(function, [np.zeros(42, np.float32), numbers])
+
+
 def test_conditions_on_unrolled_axes_and_scratch() -> None:
     row, lane, step = axis(0, 3), axis(1, 4), axis(2, 5)
     tile = (s.TileAxis(row, 3, 3, "unroll"), s.TileAxis(lane, 4, 4, "vector"))

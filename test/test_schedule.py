@@ -211,6 +211,22 @@ def test_a_sum_to_a_scalar_is_shared_among_threads() -> None:
     check(g.reduce(Op.ADD, x, (0, 1)), kernels=2, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis", "kernels"),
+    [((1 << 18,), 0, 3), ((2, 1 << 18), 1, 3), ((1 << 18, 3), 0, 3), ((262147,), 0, 1)],
+)
+def test_a_long_scan_is_shared_among_threads(
+    shape: tuple[int, ...], axis: int, kernels: int
+) -> None:
+    """A prime length has no blocks."""
+    x = buffer(*shape)
+    check(g.scan(Op.ADD, x, axis), kernels=kernels, atol=2e-2)
+    check(g.scan(Op.MAX, x, axis), kernels=kernels)
+    whole = g.cast(g.alu(Op.MUL, x, g.const(100.0, dt.float32, shape)), dt.int64)
+    total = g.scan(Op.ADD, whole, axis)
+    check(g.move(Op.RESHAPE, g.alu(Op.ADD, total, total), (x.size,)))
+
+
 def test_a_long_sum_with_reuse_goes_in_blocks() -> None:
     """The weight gradient of a convolution: many results, each over all of two large arrays."""
     x, w = buffer(32, 8, 40, 40), buffer(16, 8, 3, 3)

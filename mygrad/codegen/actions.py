@@ -128,7 +128,6 @@ def _refuse(condition: bool, action: Action, why: str) -> None:
 
 def _check_runs_in_lockstep(s: Schedule, loop: LoopAxis, action: Action) -> None:
     _refuse(loop.kind != "seq", action, f"the loop is {loop.kind} already")
-    _refuse(loop.root in scan_axes(s.kernel), action, "a scan runs in order")
     _refuse(loop.root in ordered_axes(s.kernel), action, "the iterations of a scatter run in order")
     finer = [p for p in s.loops if p.root is loop.root and p.stride < loop.stride]
     _refuse(
@@ -153,7 +152,6 @@ class Split:
         """The schedule after the action."""
         loop = s.loop(self.axis, "Split")
         _refuse(loop.kind != "seq", self, f"the loop is {loop.kind} already")
-        _refuse(loop.root in scan_axes(s.kernel), self, "a scan runs over its whole axis")
         _refuse(self.factor < 2, self, "the factor must be 2 or more")
         coarser = any(p.root is loop.root and p.stride > loop.stride for p in s.loops)
         _refuse(
@@ -243,6 +241,7 @@ class Unroll:
         _refuse(
             loop.extent > MAX_UNROLL, self, f"extent {loop.extent} is more than {MAX_UNROLL} copies"
         )
+        _refuse(loop.root in scan_axes(s.kernel), self, "a scan runs in order")
         return _with_kind(s, loop, "unroll")
 
 

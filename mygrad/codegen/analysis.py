@@ -68,9 +68,8 @@ class Plan:
         self.nests = sorted(nests_of(self.kernel), key=lambda n: -n.work)
         for nest in self.nests:
             taken = [n.axes for n in self.nests if any(a in self.tile.lanes for a in n.axes)]
-            scalar = self.fixed | {
-                a for axes in taken for a in axes
-            }  # one vector axis in each scope
+            # one vector axis in each scope
+            scalar = ordered_axes(self.kernel) | {a for axes in taken for a in axes}
             tile_of(nest, self.tile, self.fixed, scalar, self.target)
 
     def actions(self) -> tuple[Action, ...]:

@@ -190,6 +190,24 @@ class _Renderer(Values):
             self.declare(name, at, self.chain(cells, [t.text for t in texts], lanes))
         self.names[s.name] = name
 
+    def running(self, s: st.Running) -> None:
+        """Lane after lane."""
+        cells = self.names[s.accumulator]
+        assert cells.op is not None
+        vector = next(a for a in self.tiles if a in self.vectors)
+        lanes, active = vector.arg[1], self.tiles[vector].active
+        axes = tuple(a for a in self.tiles if a not in self.vectors)
+        name = Name(self.label(s.name), cells.dtype, axes, vector)
+        for at in self.points(self.tiles):
+            value = self.splat(self.value(s.value, at), cells.dtype, lanes)
+            self.declare(name, at, value, constant=False)
+            cell, made = self.cell(cells, at).text, self.named(name, at).text
+            for k in range(active):
+                here = f"{made}.s{lane(k)}"
+                self.line(f"{cell} = {bare(self.combined(cells.op, cells.dtype, cell, here, 1))};")
+                self.line(f"{here} = {cell};")
+        self.names[s.name] = name
+
     def chain(self, cells: Name, texts: list[str], lanes: int) -> str:
         """All texts combined, pairwise."""
         assert cells.op is not None
@@ -288,6 +306,7 @@ _STATEMENTS: dict[type, Callable[[_Renderer, Any], None]] = {
     st.Accumulator: _Renderer.accumulator,
     st.Update: _Renderer.update,
     st.Combine: _Renderer.combine,
+    st.Running: _Renderer.running,
     st.Scratch: _Renderer.scratch,
     st.Put: _Renderer.put,
     st.If: _Renderer.condition,

@@ -34,6 +34,7 @@ from mygrad.codegen.stmt import (
     Loop,
     Product,
     Put,
+    Running,
     Scratch,
     Stmt,
     Tile,
@@ -269,6 +270,7 @@ _STATEMENTS: dict[type, Callable[[_Renderer, Any], None]] = {
     Accumulator: lambda renderer, s: renderer.accumulators.declare(s),
     Update: lambda renderer, s: renderer.accumulators.update(s),
     Combine: lambda renderer, s: renderer.accumulators.combine(s),
+    Running: lambda renderer, s: renderer.accumulators.running(s),
     Scratch: _Renderer._scratch,
     Put: _Renderer._put,
     Product: _Renderer._product,
@@ -298,6 +300,8 @@ def _writes(statement: Stmt) -> frozenset[Target]:
             found.add(one.target[0])
         elif isinstance(one, (Update, Accumulator)):
             found.add(key(one.name))
+        elif isinstance(one, Running):
+            found.add(key(one.accumulator))
     return frozenset(found)
 
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from mygrad import dtype as dt
 from mygrad.codegen.llvm_ops import fill, template
+from mygrad.codegen.llvm_rows import shuffle
 from mygrad.codegen.llvm_types import lane_mask, literal, mangled, register, scalar, splat
 from mygrad.codegen.llvm_values import Emitter, Value
-from mygrad.codegen.stmt import Accumulator, Combine, Update
+from mygrad.codegen.stmt import Accumulator, Combine, Running, Update
 from mygrad.dtype import DType
 from mygrad.errors import InternalError, message
 from mygrad.expr import Expr, var
@@ -120,6 +121,22 @@ class Accumulators:
             )
         em.written((key(update.name),))
 
+    def running(self, running: Running) -> None:
+        """Emit a Running statement."""
+        em, cells = self.emitter, self._named(running.accumulator)
+        if em.lane_axis is None or cells.lanes:
+            raise InternalError(message("running", "no lanes to run along", "a vector axis"))
+        value = em.widen(em.evaluate(running.value), em.lanes)
+        axes = em.merge([tuple(sorted(em.numbers.values()))])
+        text = _running_text(cells.op, cells.dtype, em.lanes, em.active)
+        pointers, names = em.spread(self._current(cells, cells.names, cells.axes), axes), []
+        for pointer, row in zip(pointers, em.spread(value, axes), strict=True):
+            names.append(em.name())
+            em.lines.append(text.format(r=names[-1], p=pointer, b=row))
+        result = Value(names, scalar(cells.dtype), em.lanes, axes)
+        em.define(var(running.name, cells.dtype), result)
+        em.written((key(running.accumulator),))
+
     def combine(self, combine: Combine) -> None:
         """Emit a Combine statement."""
         em, cells = self.emitter, self._named(combine.accumulator)
@@ -200,6 +217,37 @@ def key(accumulator: str) -> str:
 
 def _identity(op: Op, dtype: DType) -> str:
     return literal({Op.ADD: 0, Op.MUL: 1, Op.MAX: dtype.min}[op], dtype)
+
+
+@cache
+def _running_text(op: Op, dtype: DType, lanes: int, active: int) -> str:
+    """{r} = cell {p} op the lanes of {b} up to each, which double in number with every step; the
+    cell becomes the last. The next vector waits for one scalar operation only.
+
+    a b c d  ->  a ab bc cd  ->  a ab abc abcd  ->  pa pab pabc pabcd
+    """
+    ty, one, now = register(dtype, lanes), register(dtype, 0), "{b}"
+    start = splat(_identity(op, dtype), scalar(dtype), lanes)
+    across, alone = template(op, dtype, dtype, lanes), template(op, dtype, dtype, 0)
+    text = f"  {{r}}.p = load {one}, ptr {{p}}\n"
+    if active < lanes:
+        mask = lane_mask(active, lanes)
+        text += f"  {{r}}.0 = select <{lanes} x i1> {mask}, {ty} {now}, {ty} {start}\n"
+        now = "{r}.0"
+    step = 1
+    while step < active:
+        order = [lanes + lane if lane < step else lane - step for lane in range(lanes)]
+        text += shuffle(f"{{r}}.s{step}", ty, now, start, order)
+        text += fill(across, f"{{r}}.{step}", f"{{r}}.s{step}", now)
+        now, step = f"{{r}}.{step}", 2 * step
+    text += (
+        f"  {{r}}.e = extractelement {ty} {now}, i64 {lanes - 1}\n"
+        f"  {{r}}.i = insertelement {ty} poison, {one} {{r}}.p, i64 0\n"
+        + shuffle("{r}.w", ty, "{r}.i", "poison", [0] * lanes)
+        + fill(across, "{r}", "{r}.w", now)
+        + fill(alone, "{r}.n", "{r}.p", "{r}.e")
+    )
+    return text + f"  store {one} {{r}}.n, ptr {{p}}\n"
 
 
 @cache

@@ -13,7 +13,8 @@ from mygrad.codegen.llvm_types import lane_mask, mangled, memory, vector
 from mygrad.dtype import DType
 
 
-def _shuffle(name: str, ty: str, a: str, b: str, order: list[int]) -> str:
+def shuffle(name: str, ty: str, a: str, b: str, order: list[int]) -> str:
+    """The lanes of two vectors, one after the other, in a new order."""
     picked = ", ".join(f"i32 {at}" for at in order)
     return f"  {name} = shufflevector {ty} {a}, {ty} {b}, <{len(order)} x i32> <{picked}>\n"
 
@@ -36,7 +37,7 @@ def load_row(dtype: DType, lanes: int, count: int, spacing: int) -> str:
         )
     if spacing == 1:
         return text
-    return text + _shuffle("{r}", ty, parts[0], parts[1], list(range(0, 2 * lanes, 2)))
+    return text + shuffle("{r}", ty, parts[0], parts[1], list(range(0, 2 * lanes, 2)))
 
 
 @cache
@@ -59,7 +60,7 @@ def transposed(rows: list[str], ty: str, name: Callable[[], str], lines: list[st
         for r in (r for r in range(lanes) if not r & step):
             for at, order in ((r, low), (r + step, high)):
                 made[at] = name()
-                lines.append(_shuffle(made[at], ty, rows[r], rows[r + step], order))
+                lines.append(shuffle(made[at], ty, rows[r], rows[r + step], order))
         rows, step = made, 2 * step
     return rows
 

@@ -29,7 +29,7 @@ from mygrad.codegen.prepare import (
     staged_loads,
 )
 from mygrad.codegen.scope import Pending, Scope
-from mygrad.codegen.stmt import Combine, If, Let, Put, Stmt, Update
+from mygrad.codegen.stmt import Combine, If, Let, Put, Running, Stmt, Update
 from mygrad.expr import (
     Expr,
     both,
@@ -151,8 +151,10 @@ class Placer:
     ) -> Scope:
         """Parallel loops first, ordered ones after the other sequential ones, a scan innermost."""
 
+        root = self.loop_of[scanned].root if scanned is not None else None
+
         def rank(p: LoopAxis) -> int:
-            if p.axis is scanned:
+            if p.root is root:
                 return 3
             if p.kind == "parallel":
                 return 0
@@ -400,15 +402,21 @@ class Placer:
         return number
 
     def place_scan(self, e: Expr, home: Scope) -> Expr:
-        """Carry an accumulator along the loop of `home`: updated first, read by what follows."""
-        op, _, _ = e.arg
-        name = self.fresh("acc")
-        home.path[-2].phase(0).accumulators.append(Pending(name, e.dtype, op, ()))
+        """Carry an accumulator along the loops of a scan: updated first, read by what follows."""
+        op, along, _ = e.arg
+        loop, name = self.loop_of[along], self.fresh("acc")
+        outside = next(s for s in home.path if s.loop and s.loop.root is loop.root).depth - 1
+        home.path[outside].phase(0).accumulators.append(Pending(name, e.dtype, op, ()))
         value = self.place(e.src[0], home)
         number = home.phase_of.get(e.src[0], 0)
-        home.values[e] = var(name, e.dtype)
         home.phase_of[e] = number
-        home.phase(number).lets.append(Update(name, value))
+        result = name
+        step: Stmt = Update(name, value)
+        if loop.kind == "vector":
+            result = self.fresh("r")
+            step = Running(result, name, value)
+        home.values[e] = var(result, e.dtype)
+        home.phase(number).lets.append(step)
         return home.values[e]
 
 

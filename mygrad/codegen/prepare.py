@@ -4,8 +4,8 @@
 
 Afterwards no axis of extent 0 or 1 is left, every root axis is written as the sum of its loops, a
 REDUCE lists loops, every load is safe to execute wherever its axes are bound, and the only SCANs
-are those that a single accumulator can carry along the innermost loop of their store (others became
-reductions with a condition).
+are those that a single accumulator can carry along the innermost loops of their store (others
+became reductions with a condition); their axis is the last of these loops.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _convert(
     if e.op is Op.REDUCE:
         return _convert_reduce(schedule, e, src[0])
     if e.op is Op.SCAN:
-        return _convert_scan(e, src[0], done, carried)
+        return _convert_scan(schedule, e, src[0], done, carried)
     if e.op is Op.LOAD:
         return guarded_load(e, src, schedule.kernel.buffers)
     return e if all(a is b for a, b in zip(src, e.src, strict=True)) else rebuild(e, src)
@@ -151,12 +151,14 @@ def _outer_loops(schedule: Schedule, axes: tuple[Expr, ...]) -> tuple[Expr, ...]
     return tuple(p.axis for p in outer) if long else ()
 
 
-def _convert_scan(e: Expr, body: Expr, done: dict[Expr, Expr], carried: dict[Expr, Expr]) -> Expr:
+def _convert_scan(
+    schedule: Schedule, e: Expr, body: Expr, done: dict[Expr, Expr], carried: dict[Expr, Expr]
+) -> Expr:
     op, along, bound = e.arg
     if along.arg[1] == 1:
         return body
     if bound in carried:
-        return scan(op, body, along, bound)
+        return scan(op, body, schedule.parts(along)[-1].axis, bound)
     here = done.get(along, along)
     keep = less(bound, here + 1)
     return reduce(op, where(keep, body, const(identity(op, e.dtype), e.dtype)), (bound,))

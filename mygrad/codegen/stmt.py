@@ -8,6 +8,7 @@
                                                    identity of op (0, 1, or the smallest value)
           | Update(name, value)                    cell = cell op value, for every point of the tile
           | Combine(name, accumulator, axes)       bind name to the cells combined over axes
+          | Running(name, accumulator, value)      bind name to cell op value, lane after lane
           | Scratch(name, dtype, size, memory)     an array until the block ends; private, shared
           | Put(target, index, value, valid, mode, stream)  store to a slot or a scratch name;
                                                    `stream`: past the caches, where a machine can
@@ -151,6 +152,16 @@ class Combine:
 
 
 @dataclass(frozen=True)
+class Running:
+    """Bind `name`, along the vector axis around, to the accumulator combined with the values of all
+    lanes up to each; the accumulator, which lacks that axis, becomes the last of them."""
+
+    name: str
+    accumulator: str
+    value: Expr
+
+
+@dataclass(frozen=True)
 class Scratch:
     """A local array: private to the thread, or shared by its group."""
 
@@ -200,7 +211,20 @@ class Barrier:
     """All threads of the group arrive before one goes on."""
 
 
-Stmt = Loop | Tile | Let | Accumulator | Update | Combine | Scratch | Put | If | Product | Barrier
+Stmt = (
+    Loop
+    | Tile
+    | Let
+    | Accumulator
+    | Update
+    | Combine
+    | Running
+    | Scratch
+    | Put
+    | If
+    | Product
+    | Barrier
+)
 
 
 @dataclass(frozen=True)
@@ -269,6 +293,8 @@ def _simple_line(s: Stmt) -> str:
         return f"update {s.name} with {expr_text(s.value)}"
     if isinstance(s, Combine):
         return f"combine {s.name} = {s.accumulator} over {_list(s.axes)}"
+    if isinstance(s, Running):
+        return f"running {s.name} = {s.accumulator} with {expr_text(s.value)}"
     if isinstance(s, Scratch):
         return f"scratch {s.name}: {s.dtype.name}[{s.size}] {s.memory}"
     if isinstance(s, If):
@@ -315,14 +341,14 @@ def verify(function: Function) -> None:
                     f"{function.name}: {problem}, in\n  {_line(s)}\nof\n{text(function)}"
                 )
             work += _inner(s, scope)
-            if isinstance(s, (Let, Accumulator, Combine, Scratch)):
+            if isinstance(s, (Let, Accumulator, Combine, Running, Scratch)):
                 scope.names[s.name] = s
 
 
 def _values(s: Stmt) -> list[Expr]:
     if isinstance(s, Loop):
         return [s.low, s.high]
-    if isinstance(s, (Let, Update)):
+    if isinstance(s, (Let, Update, Running)):
         return [s.value]
     if isinstance(s, Put):
         return [s.index, s.value] + ([] if s.valid is None else [s.valid])
@@ -341,7 +367,7 @@ def _problems(s: Stmt, scope: _Scope, shared: bool) -> Iterator[str]:
         yield from _loop_problems(s, scope)
     elif isinstance(s, Tile):
         yield from _tile_problems(s, scope)
-    elif isinstance(s, (Update, Combine)):
+    elif isinstance(s, (Update, Combine, Running)):
         yield from _accumulator_problems(s, scope)
     elif isinstance(s, Put):
         yield from _put_problems(s, shared and not scope.parallel)
@@ -355,7 +381,7 @@ def _is_unbound(e: Expr, scope: _Scope) -> bool:
     return (e.op is Op.VAR or isinstance(e.arg, str)) and e.arg not in scope.names
 
 
-def _accumulator_problems(s: Update | Combine, scope: _Scope) -> Iterator[str]:
+def _accumulator_problems(s: Update | Combine | Running, scope: _Scope) -> Iterator[str]:
     name = s.name if isinstance(s, Update) else s.accumulator
     declared = scope.names.get(name)
     vectors = [t.axis for t in scope.tiles.values() if t.kind == "vector"]
@@ -363,6 +389,8 @@ def _accumulator_problems(s: Update | Combine, scope: _Scope) -> Iterator[str]:
         yield f"{name} is no accumulator"
     elif isinstance(s, Update) and any(a not in declared.axes for a in vectors):
         yield f"{name} lacks the vector axis"
+    elif isinstance(s, Running) and (not vectors or vectors[0] in declared.axes):
+        yield f"{name} has the vector axis, or there is none"
 
 
 def _put_problems(s: Put, repeated: bool) -> Iterator[str]:

@@ -89,7 +89,7 @@ class Nest:
     itemsize: int
     operations: int
     heavy: bool  # whether there are transcendentals
-    carries: bool  # whether a scan runs along one of the axes
+    scanned: frozenset[Expr]  # axes along which scans run
 
     @property
     def work(self) -> int:
@@ -182,12 +182,13 @@ def _nest(
     dtype: dt.DType,
 ) -> Nest:
     accesses: list[Access] = []
-    operations, size, heavy, carries = 0, dtype.itemsize, False, False
+    operations, size, heavy = 0, dtype.itemsize, False
+    scanned: set[Expr] = set()
     for e in _own_nodes(roots):
         if e.op is Op.LOAD:
             accesses.append(_load(kernel, e, axes))
         elif e.op is Op.SCAN:
-            carries = True
+            scanned.add(e.arg[1])
         if e.op in ALU and (e.dtype is not dt.index or size == 8):
             operations += 1
             heavy = heavy or e.op in TRANSCENDENTAL
@@ -202,7 +203,7 @@ def _nest(
         max(size, 1),
         operations,
         heavy,
-        carries,
+        frozenset(scanned),
     )
 
 
@@ -250,7 +251,8 @@ def tile_of(
         chosen = _vector_axis(nest, lanes, scalar, target)
         if chosen is not None:
             tile.lanes[chosen] = min(lanes, _power_of_two(chosen.arg[1]))
-    if any(tile.copies.get(a, 1) > 1 for a in nest.axes) or nest.carries:
+    copied = any(tile.copies.get(a, 1) > 1 for a in nest.axes)
+    if copied or nest.scanned or chosen in fixed:
         return
     if nest.reduced:
         _register_tile(nest, tile, chosen, fixed, target)
@@ -283,6 +285,8 @@ def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr], target: Target
             for x, s in zip(nest.accesses, shared, strict=True)
         )
         once = prod(r.arg[1] for r in nest.reduced)  # iterations that share one result
+        if a in nest.scanned:
+            cost += width.bit_length()  # running values within a vector
         if a in nest.reduced:
             cost += width * width.bit_length() / once
         else:
@@ -347,9 +351,9 @@ def _register_tile(
     if 1 < run < inner.arg[1]:
         tile.runs[inner] = run
     if vector is not None and not outer and prod(c for _, c in best) < 4:
-        far = next((a for a in spatial if _from_memory(nest, a, target)), None)
-        if far is not None and not best:
-            tile.copies[far] = ROWS
+        row = next((a for a in spatial if _from_memory(nest, a, target)), None)
+        if row is not None and not best:
+            tile.copies[row] = ROWS
         else:
             tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
 

@@ -1,6 +1,8 @@
-"""Sums to sums of partial sums, where one pass is too long or too narrow.
+"""Sums to sums of partial sums, where one pass is too long or too narrow; long scans to scans of
+blocks.
 
     SUM(x, (n, h, w))  ->  SUM(CONTIGUOUS(SUM(x as (n1, n2, h, w), (n2, h, w))), (n1))
+    SCAN(x, n)         ->  SCAN(x as (n1, n2), n2), rows begin with SCAN(SUM(x, n2), n1) before them
 
 - *Narrow*: so few results that threads would have nothing to share. The partial sums are shared
   instead; adding them up in a fixed order keeps results the same for every number of threads.
@@ -8,13 +10,15 @@
   weight gradient of a convolution). One block of the operands at a time stays in cache for all
   results.
 
-Sums in blocks are also more accurate than one long sum.
+Sums in blocks are also more accurate than one long sum. The blocks of a scan are shared by threads;
+they are the same for every number of threads, and so are the results.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mygrad import dtype as dt
 from mygrad import graph
 from mygrad.graph import Node
 from mygrad.helpers import prod
@@ -23,6 +27,8 @@ from mygrad.ops import ALU, MOVEMENT, Op
 FEW_RESULTS = 16  # results that cannot keep all threads busy
 LONG_SUM = 1 << 16  # elements from which a second kernel pays
 PARTS = 128  # partial sums of a narrow sum
+LONG_SCAN = 1 << 18  # elements from which a scan is divided
+SCANNED = 4096  # elements of a block of it
 CACHE = 1 << 19  # bytes of operands that stay in cache while all results are computed
 REUSE = 8  # reads of an operand from which keeping it in cache pays
 
@@ -36,10 +42,15 @@ def split_sums(roots: Sequence[Node]) -> list[Node]:
         parts = _parts(result) if result.op is Op.REDUCE and result.arg[0] is Op.ADD else 1
         if parts > 1:
             result = _split(result, parts)
+        elif result.op is Op.SCAN and (blocks := _blocks(result)) > 1:
+            result = _split_scan(result, blocks)
         if result is not node and result.op is not Op.BUFFER:
             result.location = node.location
         done[node] = result
-    return [done[root] for root in roots]
+    # the blocks of a scan are in memory as the scan is
+    return [
+        done[r].src[0] if r.op is Op.SCAN and done[r].op is Op.RESHAPE else done[r] for r in roots
+    ]
 
 
 def _parts(node: Node) -> int:
@@ -97,3 +108,41 @@ def _split(node: Node, parts: int) -> Node:
     )
     kept.location = node.location
     return graph.reduce(op, kept, (first - sum(a < first for a in axes),))
+
+
+def _blocks(node: Node) -> int:
+    """Into how many blocks a scan is divided; 1 where its other axes keep threads busy, and where
+    no whole number of blocks covers the axis."""
+    extent = node.shape[node.arg[1]]
+    if extent < LONG_SCAN or node.size > FEW_RESULTS * extent or node.dtype.kind == "b":
+        return 1
+    return _divisor(extent, extent // SCANNED)
+
+
+def _split_scan(node: Node, count: int) -> Node:
+    x, (op, axis) = node.src[0], node.arg
+    before, after, length = x.shape[:axis], x.shape[axis + 1 :], x.shape[axis] // count
+    shape = (*before, count, length, *after)
+
+    def spread(y: Node, *own: int) -> Node:
+        return graph.move(Op.EXPAND, graph.move(Op.RESHAPE, y, (*before, *own, *after)), shape)
+
+    def number(extent: int, *own: int) -> Node:
+        ones = (1,) * len(before), (1,) * len(after)
+        column = graph.move(Op.RESHAPE, graph.iota(extent), (*ones[0], *own, *ones[1]))
+        return graph.move(Op.EXPAND, column, shape)
+
+    blocks = graph.move(Op.RESHAPE, x, shape)
+    totals = graph.scan(op, graph.reduce(op, blocks, (axis + 1,)), axis)
+    widths = tuple((int(a == axis), 0) for a in range(len(x.shape)))
+    kept = tuple((0, n) for n in totals.shape)
+    earlier = graph.move(Op.SHRINK, graph.move(Op.PAD, totals, widths), kept)
+    zero = graph.const(0, dt.index, shape)
+    begins = graph.alu(
+        Op.AND,
+        graph.alu(Op.EQ, number(length, 1, length), zero),
+        graph.alu(Op.LT, zero, number(count, count, 1)),
+    )
+    begun = graph.alu(op, spread(earlier, count, 1), blocks)
+    result = graph.scan(op, graph.alu(Op.WHERE, begins, begun, blocks), axis + 1)
+    return graph.move(Op.RESHAPE, result, x.shape)
