@@ -74,9 +74,9 @@ def interleaved(
         pairs, ty = [], vector(element, width)
         for a, b in zip(rows[::2], rows[1::2], strict=True):
             pairs.append(name())
-            lines.append(_shuffle(pairs[-1], ty, a, b, list(range(2 * width))))
+            lines.append(shuffle(pairs[-1], ty, a, b, list(range(2 * width))))
         rows, width = pairs, 2 * width
     made = name()
     order = [row * lanes + lane for lane in range(lanes) for row in range(count)]
-    lines.append(_shuffle(made, vector(element, width), rows[0], rows[1], order))
+    lines.append(shuffle(made, vector(element, width), rows[0], rows[1], order))
     return made
