@@ -41,23 +41,54 @@ def gradient(
             )
         )
     flows = _flows(toposort(outputs), set(inputs), set(stop))
-    found: dict[Node, Node] = {}
+    found = _Cotangents()
     for output, seed in zip(outputs, seeds, strict=True):
         start = _seed(output, seed)
         if output in flows:
-            _accumulate(found, output, start)
+            found.add(output, start)
     try:
         for node, wanted in reversed(flows.items()):
-            if node in found and any(wanted):
-                graph.attribute_to(node.location)
-                for s, contribution in zip(
-                    node.src, pull_back(node, found[node], wanted), strict=True
-                ):
-                    if contribution is not None:
-                        _accumulate(found, s, contribution)
+            graph.attribute_to(node.location)
+            for cotangent in found.parts(node) if any(wanted) else ():
+                for s, part in zip(node.src, pull_back(node, cotangent, wanted), strict=True):
+                    if part is not None:
+                        found.add(s, part)
+        return [found.total(node) for node in inputs]
     finally:
         graph.attribute_to(None)
-    return [found.get(node) for node in inputs]
+
+
+class _Cotangents:
+    """What has arrived at each node, added up in order of arrival.
+
+    Outer products that arrive at a broadcast are kept apart: they have more elements than what they
+    are made of, and than the sum over them that follows, so that adding them first would take
+    memory (a weight of a recurrent network meets one at each time).
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[Node, Node] = {}
+        self.products: dict[Node, list[Node]] = {}
+
+    def add(self, node: Node, part: Node) -> None:
+        """One more contribution to a node."""
+        if node.op is Op.EXPAND and part.op is Op.MUL and any(s.op is Op.EXPAND for s in part.src):
+            self.products.setdefault(node, []).append(part)
+        else:
+            before = self.sums.get(node)
+            self.sums[node] = part if before is None else graph.alu(Op.ADD, before, part)
+
+    def parts(self, node: Node) -> list[Node]:
+        """What is to be pulled back through a node, one by one."""
+        total = self.sums.get(node)
+        return self.products.get(node, []) + ([] if total is None else [total])
+
+    def total(self, node: Node) -> Node | None:
+        """Everything that arrived, None if that is nothing."""
+        parts = self.parts(node)
+        for part in parts[1:]:
+            parts[0] = graph.alu(Op.ADD, parts[0], part)
+        return parts[0] if parts else None
 
 
 def _flows(
@@ -76,11 +107,6 @@ def _flows(
         if any(wanted) or node in inputs:
             flows[node] = wanted
     return flows
-
-
-def _accumulate(found: dict[Node, Node], node: Node, contribution: Node) -> None:
-    before = found.get(node)
-    found[node] = contribution if before is None else graph.alu(Op.ADD, before, contribution)
 
 
 def _seed(output: Node, seed: Node | None) -> Node:
