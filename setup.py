@@ -28,5 +28,6 @@ setup(
         "examples": EXAMPLES,
         "test": TEST,
         "peers": ["torch"],  # the oracle of some tests and of `--compare-torch`; never needed
+        "bench": ["matplotlib", "torch", "jax", "tinygrad"],  # a chart, and more peers
     },
 )

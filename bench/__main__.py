@@ -19,7 +19,7 @@ QUICK = ("numpy", "torch")  # compiling takes the others longer than all the res
 def main() -> None:
     """Everything that was asked for; exits with 1 if a workload failed."""
     options = parsed()
-    if options.child:
+    if options.child is not None:
         child(options)
         return
     if options.chart and (why := report.missing()):
@@ -29,11 +29,10 @@ def main() -> None:
         options.peers, missing = peers.installed(chosen or tuple(peers.PACKAGES))
     except ValueError as error:
         sys.exit(str(error))
-    for name in missing:
-        print(f"{name} is not installed", file=sys.stderr)
+    for why in missing:
+        print(f"left out: {why}", file=sys.stderr)
     counts = [options.threads] if options.threads else sorted({1, len(os.sched_getaffinity(0))})
-    names = [n for n in listed() if wanted(options, n)]
-    rows = [row for threads in counts for row in in_children(options, names, threads)]
+    rows = [row for threads in counts for row in in_children(options, threads)]
     peers.set_threads(counts[-1])
     for part in (startup, memory):
         rows += part.rows(options.peers, options.quick, lambda n: wanted(options, n))
@@ -56,7 +55,7 @@ def parsed() -> argparse.Namespace:
     add("--budget", type=float, default=60, help="seconds for the first runs of a peer")
     add("--json", metavar="FILE", help="write the rows here")
     add("--chart", metavar="FILE", help="draw the ratios here")
-    add("--child", nargs="+", metavar="NAME", help=argparse.SUPPRESS)
+    add("--child", type=int, metavar="SKIP", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -65,42 +64,37 @@ def wanted(options: argparse.Namespace, name: str) -> bool:
     return options.only.lower() in name.lower()
 
 
-def listed() -> list[str]:
-    """Names of all workloads, without importing the peers into this process."""
-    code = "from bench.workloads import WORKLOADS; print('\\n'.join(WORKLOADS))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
-    return done.stdout.decode().splitlines()
-
-
-def in_children(options: argparse.Namespace, names: list[str], threads: int) -> list[Row]:
+def in_children(options: argparse.Namespace, threads: int) -> list[Row]:
     """The rows of a process with so many threads, because libraries read their number when they are
     imported. A process that dies is followed by another one for the rest."""
     peers.set_threads(threads)
+    command = [sys.executable, "-m", "bench", "--threads", str(threads), "--only", options.only]
+    command += ["--budget", str(options.budget), "--peers", ",".join(options.peers)]
+    command += ["--quick"] * options.quick
     rows: list[Row] = []
-    while len(rows) < len(names):
+    while True:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "rows.jsonl"
-            file.touch()
-            command = [sys.executable, "-m", "bench", "--threads", str(threads)]
-            command += ["--json", str(file), "--budget", str(options.budget)]
-            command += ["--peers", ",".join(options.peers)] * bool(options.peers)
-            command += ["--quick"] * options.quick + ["--child", *names[len(rows) :]]
-            code = subprocess.run(command).returncode
-            found = [Row.from_dict(json.loads(line)) for line in file.read_text().splitlines()]
-        rows += found
-        if len(rows) < len(names):
-            note = f"the process ended with {code}"
-            rows.append(Row(names[len(rows)], threads, note=note, failed=True))
-    return rows
+            here = ["--json", str(file), "--child", str(len(rows))]
+            code = subprocess.run(command + here).returncode
+            names, *found = (json.loads(line) for line in file.read_text().splitlines())
+        rows += map(Row.from_dict, found)
+        if len(rows) == len(names):
+            return rows
+        note = f"the process ended with {code}"
+        rows.append(Row(names[len(rows)], threads, note=note, failed=True))
 
 
 def child(options: argparse.Namespace) -> None:
-    """Measure here, and write each row as soon as it is known."""
+    """Measure here, without the first workloads. Write the names of all, and each row as soon as it
+    is known."""
     from bench import engine  # noqa: PLC0415  after the number of threads is set
 
-    chosen = (options.peers or "").split(",")
-    with Path(options.json).open("a") as file:
-        for name in options.child:
+    chosen = options.peers.split(",")
+    names = [name for name in engine.WORKLOADS if wanted(options, name)]
+    with Path(options.json).open("w") as file:
+        print(json.dumps(names), file=file, flush=True)
+        for name in names[options.child :]:
             row = engine.measured(name, options.threads, chosen, options.quick, options.budget)
             print(report.table([row]).splitlines()[-1], file=sys.stderr)
             print(json.dumps(row.as_dict()), file=file, flush=True)

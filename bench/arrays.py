@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from bench import peers
-from bench.libraries import torch
 from bench.measure import OURS, Candidates, Make, Workload
-from bench.peers import Array
+from bench.peers import Array, torch
 from mygrad import Tensor, jit
 
 Function = Callable[..., Any]
@@ -37,11 +36,13 @@ def candidates(
     dtype: str = "",
     compiled: bool = False,
     last: bool = False,
+    gradient: bool = False,
     **functions: Function,
 ) -> dict[str, Make]:
     """A function of arrays in every library: jitted in mygrad, as it is in the peers. `compiled`
-    adds torch.compile, `last` PyTorch with channels last, `dtype` casts the float arrays first."""
-    made: dict[str, Make] = {OURS: partial(ours, mygrad, arrays, dtype)}
+    adds torch.compile, `last` PyTorch with channels last, `dtype` casts the float arrays first, and
+    with `gradient` mygrad's function asks for gradients."""
+    made: dict[str, Make] = {OURS: partial(ours, mygrad, arrays, dtype, gradient)}
     adapters = {
         "numpy": peers.with_numpy,
         "torch": peers.with_torch,
@@ -61,12 +62,16 @@ def candidates(
     return made
 
 
-def ours(function: Function, arrays: list[Array], dtype: str = "") -> peers.Run:
+def ours(
+    function: Function, arrays: list[Array], dtype: str = "", gradient: bool = False
+) -> peers.Run:
     """Jitted in mygrad."""
     tensors = [Tensor(a) for a in arrays]
     if dtype:
         tensors = [t.cast(dtype) if t.is_floating_point() else t for t in tensors]
     Tensor.realize(*tensors)
+    if gradient:
+        tensors = [t.requires_grad_() if t.is_floating_point() else t for t in tensors]
     step = jit(function)
     return lambda: step(*tensors)
 
@@ -76,7 +81,7 @@ def copy() -> Make:
 
     def make() -> peers.Run:
         source, target = random(COPIED), np.empty(COPIED, np.float32)
-        if torch is None:
+        if not peers.has("torch"):
             return lambda: np.copyto(target, source)
         a, b = torch.from_numpy(source), torch.from_numpy(target)
         return lambda: b.copy_(a)

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from bench.arrays import beside_copy, candidates, integers, random, with_gradient, workload
-from bench.libraries import torch
 from bench.measure import Candidates
-from bench.peers import Array, optional
+from bench.peers import Array, Lazy, jax
 from mygrad import Tensor
 
-jax: Any = optional("jax")
-functional: Any = torch and torch.nn.functional
+functional: Any = Lazy("torch.nn.functional")
 
 
 def gelu_chain(n: int) -> Candidates:
@@ -102,8 +100,11 @@ def cross_entropy(rows: int, classes: int) -> Candidates:
         loss = x.sparse_categorical_crossentropy(y)
         return [loss, *loss.gradient(x)]
 
-    made = candidates(arrays, tensors, jax=jitted, tinygrad=tiny)
-    return beside_copy(made | with_gradient(functional and functional.cross_entropy, arrays, True))
+    def loss(x: Any, y: Any) -> Any:
+        return functional.cross_entropy(x, y)
+
+    made = candidates(arrays, tensors, gradient=True, jax=jitted, tinygrad=tiny)
+    return beside_copy(made | with_gradient(loss, arrays, True))
 
 
 def total(n: int) -> Candidates:
@@ -169,7 +170,7 @@ def embedding_gradient(vocabulary: int, width: int, count: int) -> Candidates:
         rows = functional.embedding(i, table)
         return (rows * rows).sum()
 
-    made = candidates(arrays, tensors, jax=jitted, tinygrad=tensors)
+    made = candidates(arrays, tensors, gradient=True, jax=jitted, tinygrad=tensors)
     return beside_copy(made | with_gradient(loss, arrays, False))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench.libraries import torch
 from bench.measure import OURS, Candidates, Row, Workload, brief, compare
+from bench.peers import torch
 from bench.workloads import WORKLOADS
 
 TINYGRAD_FLOPS = 5e10  # its steps of more than this take a minute each
@@ -16,7 +16,7 @@ SECONDS = 3.0
 def measured(name: str, threads: int, peers: Sequence[str], quick: bool, budget: float) -> Row:
     """The row of a workload; its `failed` is set where mygrad fails or a result differs."""
     workload = WORKLOADS[name]
-    if torch is not None:
+    if "torch" in peers:
         torch.set_num_threads(threads)
     make = workload.small if quick and workload.small else workload.make
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bench.peers import Array, Run, narrow, optional, recorded
+from bench.peers import Array, Lazy, Run, jax, narrow, recorded, tinygrad
 
 Weights = dict[str, Any]
 
@@ -70,12 +70,12 @@ def gpt(ops: Any, p: Weights, tokens: Any, layers: int, heads: int) -> Any:
 class Jax:
     """Operations of JAX; images are (N, H, W, C)."""
 
-    def __init__(self, jax: Any) -> None:
-        self.jax, self.jnp, self.lax = jax, jax.numpy, jax.lax
+    def __init__(self) -> None:
+        self.jnp, self.lax = jax.numpy, jax.lax
         self.relu, self.permute = jax.nn.relu, jax.numpy.transpose
 
     def gelu(self, x: Any) -> Any:
-        return self.jax.nn.gelu(x, approximate=True)
+        return jax.nn.gelu(x, approximate=True)
 
     def rows(self, table: Any, index: Any) -> Any:
         return table[index]
@@ -118,17 +118,16 @@ class Jax:
         jnp, length = self.jnp, q.shape[2]
         scores = jnp.einsum("bhtd,bhsd->bhts", q, k) / math.sqrt(q.shape[-1])
         scores = jnp.where(jnp.tril(jnp.ones((length, length), bool)), scores, -jnp.inf)
-        return jnp.einsum("bhts,bhsd->bhtd", self.jax.nn.softmax(scores, -1), v)
+        return jnp.einsum("bhts,bhsd->bhtd", jax.nn.softmax(scores, -1), v)
 
     def cross_entropy(self, logits: Any, labels: Any) -> Any:
-        logs = self.jax.nn.log_softmax(logits, -1)
+        logs = jax.nn.log_softmax(logits, -1)
         return -self.jnp.take_along_axis(logs, labels[:, None], 1).mean()
 
 
 def with_jax(task: Any, state: dict[str, Array]) -> Run:
     """One jitted step, its state updated in place."""
-    jax: Any = optional("jax")
-    jnp, tree, ops = jax.numpy, jax.tree.map, Jax(jax)
+    jnp, tree, ops = jax.numpy, jax.tree.map, Jax()
     p = {k: jnp.asarray(v) for k, v in trained(state).items()}
     x, y = jnp.asarray(narrow(task.inputs[0])), jnp.asarray(narrow(task.target)).reshape(-1)
     held = [(p, tree(jnp.zeros_like, p), tree(jnp.zeros_like, p), jnp.zeros(()))]
@@ -180,7 +179,7 @@ def trained(state: dict[str, Array]) -> dict[str, Array]:
 class Tinygrad:
     """Operations of tinygrad; images are (N, C, H, W)."""
 
-    def __init__(self, tinygrad: Any) -> None:
+    def __init__(self) -> None:
         self.embedding = tinygrad.nn.Embedding(2, 2)
 
     def relu(self, x: Any) -> Any:
@@ -227,13 +226,13 @@ class Tinygrad:
 
 def with_tinygrad(task: Any, state: dict[str, Array]) -> Run:
     """One step, recorded by TinyJit at the second."""
-    tinygrad: Any = optional("tinygrad")
-    optim: Any = __import__("tinygrad.nn.optim").nn.optim
-    ops = Tinygrad(tinygrad)
+    ops = Tinygrad()
     p = {k: tinygrad.Tensor(v).realize() for k, v in trained(state).items()}
     inputs = tinygrad.Tensor(narrow(task.inputs[0])).realize()
     labels = tinygrad.Tensor(narrow(task.target).reshape(-1)).realize()
-    optimizer = getattr(optim, task.optimizer)(list(p.values()), **task.settings)
+    optimizer = getattr(Lazy("tinygrad.nn.optim"), task.optimizer)(
+        list(p.values()), **task.settings
+    )
 
     def step(x: Any, y: Any) -> Any:
         optimizer.zero_grad()
@@ -243,4 +242,4 @@ def with_tinygrad(task: Any, state: dict[str, Array]) -> Run:
             loss = logits.sparse_categorical_crossentropy(y).backward()
             return loss.realize(*optimizer.schedule_step())
 
-    return recorded(tinygrad, tinygrad.TinyJit(step), inputs, labels, warm=False)
+    return recorded(tinygrad.TinyJit(step), inputs, labels, warm=False)

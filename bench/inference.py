@@ -7,6 +7,7 @@ beside it.
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
 from typing import Any
 
@@ -14,13 +15,12 @@ import numpy as np
 
 from bench import models
 from bench.arrays import random, workload
-from bench.libraries import Ours, Theirs, torch
+from bench.libraries import Ours, Theirs
 from bench.measure import OURS, Candidates, Make
-from bench.peers import Array, Run, optional
+from bench.peers import Array, Run, has, jax, torch
 from mygrad import Tensor, jit
 
 State = dict[str, Array]
-jax: Any = optional("jax")
 
 
 # --- GPT-2: Radford et al. 2019 -------------------------------------------------------------------
@@ -168,7 +168,7 @@ class GPT2:
     def read_weights(self) -> Run:
         """The sum of every weight: none can be had for less than reading it."""
         arrays = [a for name, a in self.weights.items() if name != "wpe"]
-        if torch is None:
+        if not has("torch"):
             return lambda: [a.sum() for a in arrays]
         tensors = [torch.from_numpy(a) for a in arrays]
         return lambda: [t.sum() for t in tensors]
@@ -218,8 +218,7 @@ def resnet50(size: int, blocks: tuple[int, ...]) -> Candidates:
             model = model.to(memory_format=torch.channels_last)
             image = image.to(memory_format=torch.channels_last)
         if compiled:  # with weights as constants, which is its fastest
-            inductor: Any = __import__("torch._inductor.config")._inductor.config
-            inductor.freezing = True
+            importlib.import_module("torch._inductor.config").freezing = True  # type: ignore[attr-defined]
             model = torch.compile(model, dynamic=False)
 
         def run() -> Any:

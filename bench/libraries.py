@@ -6,10 +6,9 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from bench.peers import optional
+from bench.peers import Lazy, torch
 from mygrad import Tensor, nn
 
-torch: Any = optional("torch")
 BF16 = "bfloat16"
 
 
@@ -77,7 +76,7 @@ class Ours:
 class Theirs:
     """PyTorch."""
 
-    nn: Any = torch and torch.nn
+    nn: Any = Lazy("torch.nn")
 
     @staticmethod
     def LSTM(inputs: int, hidden: int, layers: int) -> Any:

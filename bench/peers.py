@@ -6,8 +6,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -45,13 +45,24 @@ def set_threads(threads: int) -> None:
     os.environ["DEV"] = TINYGRAD_DEVICE
 
 
-def optional(name: str) -> ModuleType | None:
-    """The package, or None where it is not installed."""
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+class Lazy:
+    """A package that is imported when something of it is used: a peer that takes no part, or is not
+    installed, is not."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
+torch: Any = Lazy("torch")
+jax: Any = Lazy("jax")
+tinygrad: Any = Lazy("tinygrad")
 
 
 def installed(names: Sequence[str] = tuple(PACKAGES)) -> tuple[list[str], list[str]]:
-    """Those of the peers that are installed, and those that are not.
+    """Those of the peers that can run here, and for each of the others why it cannot.
 
     Raises:
         ValueError: a name that is no peer.
@@ -59,8 +70,23 @@ def installed(names: Sequence[str] = tuple(PACKAGES)) -> tuple[list[str], list[s
     full = ["torch.compile" if name == "compile" else name for name in names]
     if unknown := [name for name in full if name not in PACKAGES]:
         raise ValueError(f"no such peer: {', '.join(unknown)}; there are {', '.join(PACKAGES)}")
-    found = [name for name in full if importlib.util.find_spec(PACKAGES[name])]
-    return found, [name for name in full if name not in found]
+    why = {name: lacks(name) for name in full}
+    return [n for n in full if not why[n]], [f"{n} {why[n]}" for n in full if why[n]]
+
+
+def has(name: str) -> bool:
+    """Whether a peer's package is installed."""
+    return importlib.util.find_spec(PACKAGES[name]) is not None
+
+
+def lacks(name: str) -> str:
+    """What a peer needs and does not find, as the end of a sentence; empty if nothing."""
+    if not has(name):
+        return "is not installed"
+    compiler = os.environ.get("CC", "clang")
+    if name == "tinygrad" and not shutil.which(compiler):
+        return f"finds no compiler {compiler}"
+    return ""
 
 
 # --- a function of arrays, as each peer runs it ---------------------------------------------------
@@ -80,7 +106,6 @@ def with_torch(
 ) -> Run:
     """Eager PyTorch without gradients, unless the function asks for them; or compiled; or with
     images whose channels are innermost in memory, which its users may choose."""
-    torch: Any = importlib.import_module("torch")
     inputs = [torch.from_numpy(a) for a in arrays]
     if dtype:
         inputs = [t.to(getattr(torch, dtype)) if t.is_floating_point() else t for t in inputs]
@@ -98,8 +123,7 @@ def with_torch(
 
 def with_jax(function: Callable[..., Any], arrays: Sequence[Array], dtype: str = "") -> Run:
     """Jitted."""
-    jax: Any = importlib.import_module("jax")
-    numpy: Any = importlib.import_module("jax.numpy")
+    numpy = jax.numpy
     inputs = [numpy.asarray(narrow(a), dtype if dtype and is_float(a) else None) for a in arrays]
     jitted = jax.jit(function)
     return lambda: jax.block_until_ready(jitted(*inputs))
@@ -107,7 +131,6 @@ def with_jax(function: Callable[..., Any], arrays: Sequence[Array], dtype: str =
 
 def with_tinygrad(function: Callable[..., Any], arrays: Sequence[Array], dtype: str = "") -> Run:
     """By TinyJit, which only records at its second call: the first run here is three."""
-    tinygrad: Any = importlib.import_module("tinygrad")
     inputs = [tinygrad.Tensor(narrow(a)) for a in arrays]
     if dtype:
         inputs = [t.cast(dtype) if t.is_floating_point() else t for t in inputs]
@@ -119,10 +142,10 @@ def with_tinygrad(function: Callable[..., Any], arrays: Sequence[Array], dtype: 
         tinygrad.Tensor.realize(*(results if several else (results,)))
         return results
 
-    return recorded(tinygrad, tinygrad.TinyJit(realized), *inputs)
+    return recorded(tinygrad.TinyJit(realized), *inputs)
 
 
-def recorded(tinygrad: Any, step: Callable[..., Any], *inputs: Any, warm: bool = True) -> Run:
+def recorded(step: Callable[..., Any], *inputs: Any, warm: bool = True) -> Run:
     """A function for TinyJit; if `warm`, the first run is three, so that it is recorded then."""
     device = tinygrad.Device[tinygrad.Device.DEFAULT]
     ready = [not warm]

@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 
 from bench.arrays import candidates, random, workload
-from bench.libraries import torch
 from bench.measure import Candidates, Workload
-from bench.peers import optional
-
-jax: Any = optional("jax")
+from bench.peers import jax, torch
 
 # --- products -------------------------------------------------------------------------------------
 
@@ -83,7 +80,10 @@ def convolution(
         y = x.conv2d(w, **settings)
         return y if g is None else y.gradient((x, w)[which], gradient=g)[0]
 
-    return candidates(arrays, tensors, torch=theirs, jax=jitted, tinygrad=tensors, last=True)
+    gradient = wanted != "forward"
+    return candidates(
+        arrays, tensors, torch=theirs, jax=jitted, tinygrad=tensors, last=True, gradient=gradient
+    )
 
 
 # --- the list -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import OURS, Row
+from bench.peers import PACKAGES
 
 COPY = "copy seconds"
 COPIED_BYTES = 2 * 4 * (1 << 24)  # of bandwidth's copy: read and written
@@ -14,7 +15,9 @@ COPIED_BYTES = 2 * 4 * (1 << 24)  # of bandwidth's copy: read and written
 
 def table(rows: list[Row]) -> str:
     """Times in a readable unit, the ratio, and what else was measured."""
-    peers = list(dict.fromkeys([OURS, *(who for row in rows for who in row.seconds or row.nbytes)]))
+    present = {who for row in rows for who in row.seconds | row.nbytes} | {OURS}
+    order = {who: i for i, who in enumerate((OURS, *PACKAGES))}
+    peers = sorted(present, key=lambda who: (order.get(who, len(order)), who))
     lines = [["workload", "threads", *peers, "best peer / ours", "", ""]]
     for row in rows:
         times = [amount(row, who) for who in peers]
@@ -84,7 +87,8 @@ def chart(rows: list[Row], file: Path) -> None:
         mine = [row for row in shown if row.threads == threads]
         places = [names.index(row.workload) + (i - (len(counts) - 1) / 2) * height for row in mine]
         label = f"{threads} thread{'s' * (threads != 1)}" if threads else "fresh processes"
-        bars = axes.barh(places, [row.ratio for row in mine], height, label=label)
+        widths = [(row.ratio or 1) - 1 for row in mine]
+        bars = axes.barh(places, widths, height, left=1, label=label)  # from 1 to the ratio
         texts = [f"{row.ratio:.2f} {row.best_peer}" for row in mine]
         axes.bar_label(bars, texts, padding=2, fontsize=6)
     axes.axvline(1, color="black", linewidth=0.8)

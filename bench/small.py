@@ -10,8 +10,8 @@ import numpy as np
 
 from bench import peers
 from bench.arrays import candidates, random, workload
-from bench.libraries import torch
 from bench.measure import OURS, Candidates, Make, Workload
+from bench.peers import Lazy, jax, tinygrad
 from mygrad import Tensor
 
 CHAIN = 50
@@ -26,14 +26,10 @@ def eager_add() -> Candidates:
         return lambda: (a + b).realize()
 
     def with_jax() -> peers.Run:
-        jax = peers.optional("jax")
-        assert jax is not None
         a, b = jax.numpy.asarray(x), jax.numpy.asarray(y)
         return lambda: jax.block_until_ready(a + b)
 
     def with_tinygrad() -> peers.Run:
-        tinygrad = peers.optional("tinygrad")
-        assert tinygrad is not None
         a, b = tinygrad.Tensor(x).realize(), tinygrad.Tensor(y).realize()
         device = tinygrad.Device[tinygrad.Device.DEFAULT]
 
@@ -76,11 +72,14 @@ def fifty_kernels(count: int = CHAIN) -> Candidates:
 
         return chain
 
-    jax = peers.optional("jax")
-    jitted: dict[str, Any] = {"jax": arrays_of(jax.numpy)} if jax else {}
-    plain = arrays_of(np)
     return candidates(
-        arrays, tensors, numpy=plain, torch=tensors, tinygrad=tensors, compiled=True, **jitted
+        arrays,
+        tensors,
+        numpy=arrays_of(np),
+        torch=tensors,
+        jax=arrays_of(Lazy("jax.numpy")),
+        tinygrad=tensors,
+        compiled=True,
     )
 
 
@@ -97,16 +96,13 @@ def build_nodes(count: int = 1000) -> Candidates:
         return lambda: chain(a, b)
 
     def with_tinygrad() -> peers.Run:
-        tinygrad = peers.optional("tinygrad")
-        assert tinygrad is not None
         a, b = (tinygrad.Tensor(random(16, seed=i)).realize() for i in range(2))
         return lambda: chain(a, b)
 
     made: dict[str, Make] = {OURS: ours, "tinygrad": with_tinygrad}
     arrays = [random(16), random(16, seed=1)]
     made["numpy"] = partial(peers.with_numpy, chain, arrays)
-    if torch is not None:
-        made["torch"] = partial(peers.with_torch, chain, arrays)
+    made["torch"] = partial(peers.with_torch, chain, arrays)
     return made
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from bench import functional, models
-from bench.libraries import Mixed, Ours, Theirs, torch
+from bench.libraries import Mixed, Ours, Theirs
 from bench.measure import OURS, Candidates, Make, Workload
-from bench.peers import Run
+from bench.peers import Run, torch
 from mygrad import Tensor, jit, nn
 
 Array = np.ndarray
