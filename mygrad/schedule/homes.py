@@ -24,11 +24,11 @@ from mygrad import expr, movement
 from mygrad.expr import Expr
 from mygrad.graph import Node, toposort
 from mygrad.helpers import Shape, strides_of
-from mygrad.ops import ALU, MOVEMENT, SOURCE, Op
+from mygrad.ops import MOVEMENT, SOURCE, Op
 from mygrad.schedule import cost
+from mygrad.schedule.facts import STEPS, Known, gather, is_epilogue
 
 Index = tuple[Expr, ...]
-STEPS = frozenset({Op.HOST, Op.SORT, Op.COPY})  # not loop nests: whole steps of a plan
 
 
 @dataclass(eq=False)
@@ -87,31 +87,23 @@ class Demand:
     combiner: Op | None = None
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What is guessed of a value before homes are chosen: what computing it from its leaves takes.
-
-    `count` is the number of operations in its expression, shared ones once. `operations` is what
-    they cost for an element, with smaller operands counted as if computed once and shared.
-    """
-
-    count: int
-    operations: float
-    leaves: frozenset[Node]
-
-
 class Homes:
     """The result: `group_of` maps every node that lives in a buffer to the group that computes it;
     `groups` holds all groups, in no order."""
 
-    def __init__(self, roots: Sequence[Node], inline: frozenset[Node] = frozenset()) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Node],
+        inline: frozenset[Node] = frozenset(),
+        known: Known | None = None,
+    ) -> None:
         self.roots = frozenset(roots)
         self.inline = inline  # elementwise values that shall not be stored
         self.order = toposort(roots)
-        self.must: dict[Node, str] = {}
-        self.cuts: set[Node] = set()  # those that must not be computed inside of their readers
-        self.own: dict[Node, Facts] = {}
-        self.facts: dict[Node, Facts] = {}  # as readers see them
+        self.readers = Counter(s for node in self.order for s in node.src)
+        self.known = gather(self.order, roots) if known is None else known
+        self.must, self.facts, self.own = self.known.must, self.known.facts, self.known.own
+        self.cuts = set(self.known.cuts)
         # each demand once, in order of arrival
         self.demands: dict[Node, dict[Demand, None]] = defaultdict(dict)
         self.group_of: dict[Node, Group] = {}
@@ -119,90 +111,11 @@ class Homes:
         # of what is stored: its reads by other kernels; of kernels: what they read of it
         self.read_by: dict[Node, list[Demand]] = {}
         self.loads: dict[Group, set[Node]] = defaultdict(set)
-        self._gather_facts()
         for node in reversed(self.order):
             if node.op not in SOURCE or (node in self.must and node.op is not Op.BUFFER):
                 self._place(node)
         self._order_stores()
         self._merge_siblings()
-
-    # --- before: what must be in memory, and what recomputing costs -------------------------------
-
-    def _gather_facts(self) -> None:
-        for root in self.roots:
-            self.must[root] = "asked for"
-        readers = Counter(s for node in self.order for s in node.src)
-        for node in self.order:
-            self._force(node)
-            facts = self.own[node] = self._cut(node) if node.op in ALU else self._facts(node)
-            if node in self.must or (readers[node] > 1 and _is_epilogue(node, facts)):
-                facts = Facts(0, 0.0, frozenset((node,)))  # what reads it finds it stored
-            self.facts[node] = facts
-
-    def _force(self, node: Node) -> None:
-        """Memory for what an operation needs in memory: itself or its operands."""
-        reason = _forced(node)
-        if reason:
-            self.must.setdefault(node, reason)
-            self.cuts.add(node)
-        if node.op in STEPS or node.op is Op.STORE:
-            for s in node.src:
-                if s.op is not Op.BUFFER:
-                    self.must.setdefault(s, f"{node.op.name.lower()} reads whole arrays")
-
-    def _cut(self, node: Node) -> Facts:
-        """End an expression that became too long: at the node, or rather at operands that are
-        smaller than it. What is known of the node afterwards."""
-        while True:
-            facts = self._facts(node)
-            if facts.count > cost.MAX_OPERATIONS:
-                reason = f"more than {cost.MAX_OPERATIONS} operations in one expression"
-            elif len(facts.leaves) > cost.MAX_LEAVES:
-                reason = f"more than {cost.MAX_LEAVES} arrays in one expression"
-            else:
-                return facts
-            paths = [_moved(s) for s in node.src]
-            smaller = [
-                p for p in paths if 2 * p[-1].size <= node.size and self.facts[p[-1]].count > 0
-            ]
-            path = max(smaller, key=lambda p: len(self.facts[p[-1]].leaves), default=[node])
-            self.must.setdefault(path[-1], reason)
-            self.cuts.add(path[-1])
-            if path[-1] is node:
-                return facts
-            for moved in path:
-                self.facts[moved] = Facts(0, 0.0, frozenset((path[-1],)))
-
-    def _facts(self, node: Node) -> Facts:
-        if node.op in (Op.CONST, Op.IOTA, Op.VARIABLE):
-            return Facts(0, 0.0, frozenset())
-        if node.op not in ALU and node.op not in MOVEMENT and node.op is not Op.GATHER:
-            return Facts(0, 0.0, frozenset((node,)))
-        src = [self.facts[s] for s in node.src]
-        leaves = src[0].leaves.union(*(f.leaves for f in src[1:]))
-        if sum(f.count > 0 for f in src) > 1:  # the operands may share operations
-            members = self._expression(node)
-            return Facts(len(members), _weight(members, node.size), leaves)
-        own = 0 if node.op in MOVEMENT else 1
-        below = sum(
-            f.operations * min(1.0, s.size / max(node.size, 1))
-            for f, s in zip(src, node.src, strict=True)
-        )
-        weight = own * cost.weight(node.op)
-        return Facts(own + sum(f.count for f in src), weight + below, leaves)
-
-    def _expression(self, node: Node) -> list[Node]:
-        """The operations of an expression, each once; no more than it takes to see that they are
-        too many."""
-        found, seen, work = [node], {node}, list(node.src)
-        while work and len(found) <= cost.MAX_OPERATIONS:
-            member = work.pop()
-            if member not in seen and self.facts[member].count:
-                seen.add(member)
-                work += member.src
-                if member.op not in MOVEMENT:
-                    found.append(member)
-        return found
 
     # --- one node ---------------------------------------------------------------------------------
 
@@ -220,6 +133,10 @@ class Homes:
     def _place_elementwise(self, node: Node, demands: list[Demand]) -> None:
         times = sum(evaluations_of(d) for d in demands)
         once = times <= node.size and len({d.group for d in demands}) == 1
+        if self._is_narrowed_sum(node) and not self._stays_in_register(node.src[0], demands):
+            self.cuts.add(node)
+            self._store(node, demands, "a reduction that is stored as it is rounded")
+            return
         if once or node in self.inline or _widens(node):
             self._pass_on(node, demands)
             return
@@ -269,7 +186,7 @@ class Homes:
         if home is not None:
             mine = readers.pop(home.group)
             total += self._again(node, mine) + self._orphans_cost(node, mine)
-        elif _is_epilogue(node, self.own[node]):
+        elif is_epilogue(node, self.own[node]):
             total += cost.computing(node.size, self.own[node].operations)
         else:
             total += cost.LAUNCH + cost.computing(node.size, self.own[node].operations)
@@ -297,6 +214,17 @@ class Homes:
         else:
             why_not = f"{len(groups)} kernels read it"
         self._store(node, demands, f"a reduction that cannot stay in registers: {why_not}")
+
+    def _is_narrowed_sum(self, node: Node) -> bool:
+        """Whether a value is a reduction rounded to a narrower type, and nothing else reads it."""
+        x = node.src[0]
+        narrow = node.op is Op.CAST and node.dtype.itemsize < x.dtype.itemsize
+        return narrow and x.op is Op.REDUCE and self.readers[x] == 1
+
+    def _stays_in_register(self, node: Node, demands: list[Demand]) -> bool:
+        """Whether one kernel reads a reduction, so that it can compute it in its own loops."""
+        one = len({d.group for d in demands}) == 1
+        return one and self._why_not_register(node, demands) is None
 
     def _merges(self, node: Node, demands: list[Demand]) -> bool:
         """A sum of sums, with at most zero padding between them, is one sum."""
@@ -466,36 +394,8 @@ class Homes:
             self.group_of[copy] = self._new_group(copy, reason, copy.shape)
 
 
-def _is_epilogue(node: Node, facts: Facts) -> bool:
-    """Whether a reduction of the same size ends in this node, so that it would be stored rather
-    than that."""
-    return node.op in ALU and any(x.op is Op.REDUCE and x.size >= node.size for x in facts.leaves)
-
-
-def _weight(members: Iterable[Node], size: int) -> float:
-    return sum(cost.weight(m.op) * min(1.0, m.size / max(size, 1)) for m in members)
-
-
-def _moved(node: Node) -> list[Node]:
-    """The node, and what it is seen through movement, down to what is no movement."""
-    path = [node]
-    while path[-1].op in MOVEMENT:
-        path.append(path[-1].src[0])
-    return path
-
-
 def _independent(a: Group, b: Group) -> bool:
     return not a.depends_on({b}) and not b.depends_on({a})
-
-
-def _forced(node: Node) -> str:
-    if node.op in STEPS:
-        return f"{node.op.name.lower()} is a step of its own"
-    if node.op in (Op.SCATTER, Op.SCAN, Op.STORE):
-        return f"{node.op.name.lower()} writes in its own order"
-    if node.op is Op.CONTIGUOUS:
-        return node.arg or "contiguous() asks for memory"
-    return ""
 
 
 def _joinable(group: Group) -> bool:

@@ -22,7 +22,7 @@ def choose_homes(roots: Sequence[Node]) -> Homes:
     """The homes of all nodes, after the second look."""
     homes = Homes(roots)
     inline = _Revision(homes).inline()
-    return Homes(roots, inline) if inline else homes
+    return Homes(roots, inline, homes.known) if inline else homes
 
 
 @dataclass

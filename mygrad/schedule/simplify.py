@@ -3,8 +3,8 @@
 constants are folded:              CONST + CONST, CAST(CONST), movement of a CONST
 operations that do nothing vanish: x * 1, x / 1, -(-x), where(True, a, b), no-op movement
 movement after movement merges:    RESHAPE(RESHAPE(x)), PERMUTE(PERMUTE(x)) ...
-a permuted sum is computed so:     PERMUTE(REDUCE(x)) -> REDUCE(PERMUTE(x)), if nothing else reads it;
-                                   so it is stored in the order in which it is read
+permuted sums are computed so:     PERMUTE(REDUCE(x)) -> REDUCE(PERMUTE(x)), if nothing else reads
+                                   it; so it is stored in the order in which it is read
 """
 
 from __future__ import annotations

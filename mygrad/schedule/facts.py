@@ -1,0 +1,155 @@
+"""What can be known of values before their homes are chosen.
+
+    gather(order, roots) -> Known
+        must    nodes that live in memory whatever it costs, with the reason
+        cuts    those of them that no reader may compute inside of its own loops
+        own     of every node, what computing an element from its leaves takes
+        facts   the same as its readers see it: a node that will be stored is a leaf to them
+
+The leaves of a node are the arrays and reductions that its expression ends in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mygrad.graph import Node
+from mygrad.ops import ALU, MOVEMENT, Op
+from mygrad.schedule import cost
+
+STEPS = frozenset({Op.HOST, Op.SORT, Op.COPY})  # not loop nests: whole steps of a plan
+
+# the operations of an expression, each once, by their size and weight
+Members = Mapping[tuple[int, float], frozenset[Node]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`count` is the number of operations in an expression, shared ones once. `operations` is what
+    they cost for an element, with smaller operands counted as if computed once and shared."""
+
+    count: int
+    operations: float
+    leaves: frozenset[Node]
+
+
+@dataclass
+class Known:
+    """See the head of this file."""
+
+    must: dict[Node, str] = field(default_factory=dict)
+    cuts: set[Node] = field(default_factory=set)
+    own: dict[Node, Facts] = field(default_factory=dict)
+    facts: dict[Node, Facts] = field(default_factory=dict)
+
+
+def gather(order: Sequence[Node], roots: Iterable[Node]) -> Known:
+    """The facts of all nodes of a graph; `order` has operands first."""
+    return _Gatherer(order, roots).known
+
+
+def is_epilogue(node: Node, facts: Facts) -> bool:
+    """Whether a reduction of the same size ends in this node, so that it would be stored rather
+    than that."""
+    return node.op in ALU and any(x.op is Op.REDUCE and x.size >= node.size for x in facts.leaves)
+
+
+class _Gatherer:
+    def __init__(self, order: Sequence[Node], roots: Iterable[Node]) -> None:
+        self.known = Known(must=dict.fromkeys(roots, "asked for"))
+        self.readers = Counter(s for node in order for s in node.src)
+        self.waiting = Counter(self.readers)  # reads to come, after which members are forgotten
+        self.members: dict[Node, Members] = {}
+        known = self.known
+        for node in order:
+            self.force(node)
+            facts = known.own[node] = self.cut(node) if node.op in ALU else self.look_at(node)
+            if node in known.must or (self.readers[node] > 1 and is_epilogue(node, facts)):
+                self.end(node, node)  # what reads it finds it stored
+            else:
+                known.facts[node] = facts
+            for s in node.src:
+                self.waiting[s] -= 1
+                if not self.waiting[s]:
+                    self.members.pop(s, None)
+
+    def force(self, node: Node) -> None:
+        """Memory for what an operation needs in memory: itself or its operands."""
+        must = self.known.must
+        reason = _forced(node)
+        if reason:
+            must.setdefault(node, reason)
+            self.known.cuts.add(node)
+        if node.op in STEPS or node.op is Op.STORE:
+            for s in node.src:
+                if s.op is not Op.BUFFER:
+                    must.setdefault(s, f"{node.op.name.lower()} reads whole arrays")
+
+    def cut(self, node: Node) -> Facts:
+        """End an expression that became too long: at the node, or rather at operands that are
+        smaller than it. What is known of the node afterwards."""
+        known = self.known
+        while True:
+            facts = self.look_at(node)
+            if facts.count > cost.MAX_OPERATIONS:
+                reason = f"more than {cost.MAX_OPERATIONS} operations in one expression"
+            elif len(facts.leaves) > cost.MAX_LEAVES:
+                reason = f"more than {cost.MAX_LEAVES} arrays in one expression"
+            else:
+                return facts
+            paths = [_moved(s) for s in node.src]
+            smaller = [
+                p for p in paths if 2 * p[-1].size <= node.size and known.facts[p[-1]].count > 0
+            ]
+            path = max(smaller, key=lambda p: len(known.facts[p[-1]].leaves), default=[node])
+            known.must.setdefault(path[-1], reason)
+            known.cuts.add(path[-1])
+            if path[-1] is node:
+                return facts
+            for moved in path:
+                self.end(moved, path[-1])
+
+    def end(self, node: Node, leaf: Node) -> None:
+        """Readers of the node see an array."""
+        self.known.facts[node] = Facts(0, 0.0, frozenset((leaf,)))
+        self.members[node] = {}
+
+    def look_at(self, node: Node) -> Facts:
+        """What its operands make of a node."""
+        computed = node.op in ALU or node.op is Op.GATHER
+        if not computed and node.op not in MOVEMENT:
+            source = node.op in (Op.CONST, Op.IOTA, Op.VARIABLE)
+            self.members[node] = {}
+            return Facts(0, 0.0, frozenset() if source else frozenset((node,)))
+        members: dict[tuple[int, float], frozenset[Node]] = {}
+        for s in node.src:
+            for key, found in self.members[s].items():
+                members[key] = members[key] | found if key in members else found
+        if computed:
+            key = (node.size, cost.weight(node.op))
+            members[key] = members.get(key, frozenset()) | {node}
+        self.members[node] = members
+        size = max(node.size, 1)
+        operations = sum(len(m) * weight * min(1.0, n / size) for (n, weight), m in members.items())
+        first, *others = (self.known.facts[s].leaves for s in node.src)
+        return Facts(sum(map(len, members.values())), operations, first.union(*others))
+
+
+def _moved(node: Node) -> list[Node]:
+    """The node, and what it is seen through movement, down to what is no movement."""
+    path = [node]
+    while path[-1].op in MOVEMENT:
+        path.append(path[-1].src[0])
+    return path
+
+
+def _forced(node: Node) -> str:
+    if node.op in STEPS:
+        return f"{node.op.name.lower()} is a step of its own"
+    if node.op in (Op.SCATTER, Op.SCAN, Op.STORE):
+        return f"{node.op.name.lower()} writes in its own order"
+    if node.op is Op.CONTIGUOUS:
+        return node.arg or "contiguous() asks for memory"
+    return ""
