@@ -167,7 +167,7 @@ def attribute_to(location: Location | None) -> None:
 
 
 def _common_device(op: Op, src: tuple[Node, ...]) -> str | None:
-    device: str | None = None
+    device = src[0].device if src else None
     for s in src:
         if s.device is not None and s.device != device:
             if device is not None:
@@ -459,21 +459,20 @@ def detach(x: Node, label: object = None) -> Node:
 
 def toposort(roots: Iterable[Node]) -> list[Node]:
     """Every node reachable from the roots, operands first; without recursion."""
-    order: list[Node] = []
-    done: dict[Node, bool] = {}
+    done: dict[Node, None] = {}
     work = list(roots)[::-1]
     while work:
         node = work[-1]
-        state = done.get(node)
-        if state is None:
-            done[node] = False
-            work += [s for s in reversed(node.src) if s not in done]
-        else:
+        if node in done:
             work.pop()
-            if not state:
-                done[node] = True
-                order.append(node)
-    return order
+            continue
+        for s in node.src:
+            if s not in done:
+                work += [s for s in reversed(node.src) if s not in done]
+                break
+        else:
+            done[work.pop()] = None
+    return list(done)
 
 
 def rebuild(node: Node, src: tuple[Node, ...]) -> Node:

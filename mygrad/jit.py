@@ -51,33 +51,46 @@ _capturing = threading.RLock()  # captures of other threads wait
 
 
 class Leaf:
-    """The place of the `number`-th Lazy in a flattened tree."""
+    """The place of the `number`-th Lazy in a flattened tree. There is one object per number."""
 
     __slots__ = ("number",)
 
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Leaf) and other.number == self.number
 
-    def __hash__(self) -> int:
-        return hash((Leaf, self.number))
+_leaves: list[Leaf] = []
 
 
-def flatten(tree: Any, leaves: list[Lazy]) -> Any:
-    """The tree with every Lazy replaced by a Leaf; the same Lazy twice is the same Leaf. Lists,
-    tuples (named ones too) and dicts are trees; everything else is static."""
+class Leaves:
+    """The different Lazys of flattened trees, in the order in which they were met."""
+
+    __slots__ = ("found", "number")
+
+    def __init__(self) -> None:
+        self.found: list[Lazy] = []
+        self.number: dict[int, Leaf] = {}
+
+    def add(self, lazy: Lazy) -> Leaf:
+        """The Leaf of a Lazy; the same Lazy twice is the same Leaf."""
+        leaf = self.number.get(id(lazy))
+        if leaf is None:
+            if len(self.found) == len(_leaves):
+                _leaves.append(Leaf(len(_leaves)))
+            leaf = self.number[id(lazy)] = _leaves[len(self.found)]
+            self.found.append(lazy)
+        return leaf
+
+
+def flatten(tree: Any, leaves: Leaves) -> Any:
+    """The tree with every Lazy replaced by a Leaf. Lists, tuples (named ones too) and dicts are
+    trees; everything else is static."""
     if isinstance(tree, Lazy):
-        for i, leaf in enumerate(leaves):
-            if leaf is tree:
-                return Leaf(i)
-        leaves.append(tree)
-        return Leaf(len(leaves) - 1)
+        return leaves.add(tree)
     if isinstance(tree, dict):
-        return dict, tuple((k, flatten(v, leaves)) for k, v in tree.items())
+        return dict, tuple([(k, flatten(v, leaves)) for k, v in tree.items()])
     if isinstance(tree, (list, tuple)):
-        return type(tree), tuple(flatten(v, leaves) for v in tree)
+        return type(tree), tuple([flatten(v, leaves) for v in tree])
     return "static", (type(tree), tree)  # the type, because 1 == True == 1.0
 
 
@@ -98,14 +111,14 @@ def unflatten(shape: Any, leaves: Sequence[Any]) -> Any:
 class Captured:
     """One capture: the prepared program and where its inputs come from and its results go.
 
-    `arguments[i]` is the input slot of argument i (None: not read). `state` pairs a Lazy with its
-    input slot. `updates` pairs a Lazy, or the number of an argument, with the index of its new
-    value among the roots.
+    `arguments` pairs the numbers of arguments that are read with their input slots. `state` pairs
+    a Lazy with its input slot. `updates` pairs a Lazy, or the number of an argument, with the index
+    of its new value among the roots.
     """
 
     prepared: Prepared
     inputs: list[Buffer | None]  # per slot: the buffer itself, None if it is bound at each call
-    arguments: list[int | None]
+    arguments: list[tuple[int, int]]
     state: list[tuple[Lazy, int, tuple[int, ...]]]
     fresh: list[tuple[Buffer, Callable[[], Any]]]
     updates: list[tuple[Lazy | int, int, tuple[int, ...]]]
@@ -115,14 +128,13 @@ class Captured:
 
     def holds(self) -> bool:
         """Whether what the capture depended on outside of the function is as it was."""
-        return all(read() == value for read, value in self.conditions)
+        return not self.conditions or all(read() == value for read, value in self.conditions)
 
     def run(self, arguments: Sequence[Lazy]) -> Any:
         """Bind, run, and hand out the results."""
         inputs = list(self.inputs)
-        for lazy, slot in zip(arguments, self.arguments, strict=True):
-            if slot is not None:
-                inputs[slot] = current_buffer(lazy)
+        for number, slot in self.arguments:
+            inputs[slot] = current_buffer(arguments[number])
         for lazy, slot, shape in self.state:
             if lazy._node.shape != shape:
                 raise CaptureError(
@@ -179,10 +191,12 @@ class jit(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if capture.current() is not None:  # inside of another capture it is an ordinary function
             return self.function(*args, **kwargs)
-        arguments: list[Lazy] = []
-        tree = flatten((args, kwargs), arguments)
-        about = tuple((a._node.shape, a._node.dtype, a._node.device) for a in arguments)
-        key = (tree, about, tuple(switch() for switch in capture.switches))
+        leaves = Leaves()
+        tree = flatten((args, kwargs), leaves)
+        arguments = leaves.found
+        nodes = [a._node for a in arguments]
+        about = tuple([(n.shape, n.dtype, n.device) for n in nodes])
+        key = (tree, about, tuple([switch() for switch in capture.switches]))
         try:
             known = self.captured.setdefault(key, [])
         except TypeError as error:
@@ -194,7 +208,7 @@ class jit(Generic[P, R]):
                     "wrap arrays in Tensor(...)",
                 )
             ) from None
-        found = next((c for c in known if c.holds()), None)
+        found = next(filter(Captured.holds, known), None)
         if found is None:
             with _capturing:
                 found = self._capture(tree, arguments)
@@ -228,8 +242,9 @@ class jit(Generic[P, R]):
 def _assemble(
     watch: Capture, stand_ins: dict[int, Node], arguments: list[Lazy], result: Any
 ) -> Captured:
-    returned: list[Lazy] = []
-    tree = flatten(result, returned)
+    leaves = Leaves()
+    tree = flatten(result, leaves)
+    returned = leaves.found
     changed = [lazy for lazy, _ in watch.touched.values() if lazy._node is not stand_ins[id(lazy)]]
     unique = list(dict.fromkeys(lazy._node for lazy in returned + changed))
     prepared, buffers = realize.prepare(unique)
@@ -252,7 +267,7 @@ def _assemble(
     return Captured(
         prepared,
         [None if i in bound else b for i, b in enumerate(buffers)],
-        [slot_of(a) for a in arguments],
+        [(i, s) for i, a in enumerate(arguments) if (s := slot_of(a)) is not None],
         state,
         [(node.arg, make) for node, make in watch.fresh if id(node.arg) in slot],
         updates,

@@ -188,9 +188,7 @@ def maker(device: str, dtype: DType, size: int) -> Callable[[], Buffer]:
     allocate, release, nbytes = runtime.allocate, runtime.release, max(size * dtype.itemsize, 1)
 
     def make() -> Buffer:
-        made = Buffer(device, dtype, size)
-        made.memory, made.release = allocate(nbytes), release
-        return made
+        return Buffer(device, dtype, size, allocate(nbytes), release)
 
     return make
 

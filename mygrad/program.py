@@ -26,12 +26,19 @@ class Buffer:
 
     __slots__ = ("__weakref__", "device", "dtype", "memory", "release", "size", "why_unreadable")
 
-    def __init__(self, device: str, dtype: DType, size: int) -> None:
+    def __init__(
+        self,
+        device: str,
+        dtype: DType,
+        size: int,
+        memory: Any = None,
+        release: Callable[[Any], None] | None = None,
+    ) -> None:
         self.device = device
         self.dtype = dtype
         self.size = size
-        self.memory: Any = None
-        self.release: Callable[[Any], None] | None = None
+        self.memory = memory
+        self.release = release
         self.why_unreadable = ""  # why there is no memory, for the error of a reader
 
     @property

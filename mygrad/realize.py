@@ -79,8 +79,8 @@ def _prepare(nodes: Sequence[Node], structure: Structure, device: str) -> Prepar
 
 def _device(nodes: Sequence[Node]) -> str:
     """Where nodes are computed that no buffer ties to a device."""
-    placed = [n.device for n in nodes if n.device is not None]
-    return placed[0] if placed and len(placed) == len(nodes) else devices.default()
+    placed = [n.device for n in nodes]
+    return devices.default() if not placed or None in placed else str(placed[0])
 
 
 def plan(*values: Lazy) -> explain.Plan:
@@ -180,14 +180,13 @@ def _segment(
 
 def realize(nodes: Sequence[Node], params: Mapping[str, int] | None = None) -> list[Node]:
     """Compute `nodes`; the result is one BUFFER node of the same shape for each."""
-    results = [resident(n) for n in nodes]
-    pending = list(dict.fromkeys(n for n, r in zip(nodes, results, strict=True) if r is None))
+    results = {n: resident(n) for n in nodes}
+    pending = [n for n, result in results.items() if result is None]
     if pending:
         prepared, inputs = prepare(pending)
-        made = prepared.run(inputs, params or {})
-        computed = {n: graph.buffer(b, n.shape) for n, b in zip(pending, made, strict=True)}
-        results = [computed[n] if r is None else r for n, r in zip(nodes, results, strict=True)]
-    return results  # type: ignore[return-value]
+        for node, made in zip(pending, prepared.run(inputs, params or {}), strict=True):
+            results[node] = graph.buffer(made, node.shape)
+    return [results[n] for n in nodes]  # type: ignore[misc]
 
 
 def resident(node: Node) -> Node | None:

@@ -269,6 +269,8 @@ class NativeSequence(LaunchSequence):
 
     def _fill(self, memories: Sequence[Any], params: Mapping[str, int]) -> None:
         addresses = [memory.address for memory in memories]
+        if addresses == self._last and not self._params:
+            return
         try:
             self._pack(self._values, 0, *addresses, *[params[name] for name in self._params])
         except (struct.error, KeyError) as error:

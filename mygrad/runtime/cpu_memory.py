@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from contextlib import suppress
+from functools import lru_cache
 
 from mygrad.errors import DeviceError, message
 
@@ -31,6 +32,7 @@ class Memory:
         self.capacity = capacity
 
 
+@lru_cache(maxsize=1024)
 def size_class(nbytes: int) -> int:
     """The capacity that serves a request: eight classes between powers of two, so that at most an
     eighth is wasted.
@@ -60,8 +62,11 @@ class Allocator:
         capacity = size_class(nbytes)
         waiting = self._free.get(capacity)
         if waiting:
-            with suppress(IndexError):  # another thread may have been faster
+            try:
                 memory = waiting.pop()
+            except IndexError:  # another thread was faster
+                pass
+            else:
                 self.kept -= capacity
                 return memory
         return _fresh(capacity) or self._after_trim(capacity)
