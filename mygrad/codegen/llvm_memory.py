@@ -556,6 +556,11 @@ def _store_text(store: _Store, mask: str) -> str:
             f"  call void @llvm.masked.scatter.{kind}.v{lanes}p0({ty} {name}, <{lanes} x ptr> "
             f"{{p}}, i32 {align}, {mask_ty} {mask or 'splat (i1 true)'})\n"
         )
+    if mask == lane_mask(1, lanes):  # LLVM 22 stores too many bytes if a truncation comes before
+        return text + (
+            f"  {{r}}.one = extractelement {ty} {name}, i64 0\n"
+            f"  store {memory(dtype)} {{r}}.one, ptr {{p}}, align {align}\n"
+        )
     if mask:
         return text + (
             f"  call void @llvm.masked.store.{kind}.p0({ty} {name}, ptr {{p}}, i32 {align}, "

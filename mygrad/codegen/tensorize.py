@@ -178,14 +178,18 @@ def _slots(axes: tuple[Expr, ...], size: int) -> dict[Expr, int]:
     return parts
 
 
+def _even(n: int, most: int) -> int:
+    """The largest share of n, up to `most`, of which few wholes are not much more than n."""
+    shares = (ceildiv(n, parts) for parts in range(ceildiv(n, most), n + 1))
+    return next(s for s in shares if ceildiv(n, s) * s <= WASTE * n)
+
+
 def _steps(trips: dict[Expr, int], budget: int) -> dict[Expr, int]:
     """How many trips of each loop, the innermost last, are taken together: at most `budget`."""
     taken: dict[Expr, int] = {}
     for a, n in reversed(trips.items()):
         whole = n <= budget
-        taken[a] = (
-            n if whole else max(s for s in range(1, budget + 1) if ceildiv(n, s) * s <= WASTE * n)
-        )
+        taken[a] = n if whole else _even(n, budget)
         budget = budget // n if whole else 1
     return taken
 
