@@ -13,7 +13,8 @@
     movement    (x,)           see movement.py         see movement.py
     GATHER      (x, index)     axis                    index's shape, x's dtype
     SCATTER     (x, index, y)  (axis, mode)            x's shape and dtype; y like index
-    SORT        (x,)           (axis, descending)      x's shape, int64: a stable argsort
+    SORT        (x,)           (axis, descending,      x's shape; the sorted values, or int64: a
+                                values)                 stable argsort
     CONTIGUOUS  (x,)           None or a reason        same, but in memory of its own
     STORE       (buffer, x)    None                    x written into that BUFFER
     COPY        (x,)           device name             same, on another device
@@ -408,10 +409,12 @@ def _check_index(name: str, shape: Shape, index: Node, axis: int) -> None:
         )
 
 
-def sort(x: Node, axis: int, descending: bool = False) -> Node:
-    """The stable argsort along `axis`, int64; NaN sorts last (first when descending)."""
+def sort(x: Node, axis: int, descending: bool = False, values: bool = False) -> Node:
+    """The stable argsort along `axis`, int64, or the sorted values; NaN sorts last (first when
+    descending)."""
     _check_axis("sort", axis, x.shape)
-    return _intern(Op.SORT, (x,), (axis, descending), x.shape, dt.int64, x.device)
+    dtype = x.dtype if values else dt.int64
+    return _intern(Op.SORT, (x,), (axis, descending, values), x.shape, dtype, x.device)
 
 
 # --- memory and calls -----------------------------------------------------------------------------

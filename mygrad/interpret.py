@@ -153,6 +153,11 @@ def argsort(x: Array, axis: int, descending: bool) -> Array:
     return np.flip(x.shape[axis] - 1 - backwards, axis).astype(np.int64)
 
 
+def _sort(x: Array, axis: int, descending: bool, values: bool) -> Array:
+    order = argsort(x, axis, descending)
+    return np.take_along_axis(x, order, axis) if values else order
+
+
 # --- calls ---------------------------------------------------------------------------------------
 
 
@@ -182,7 +187,7 @@ RULES: dict[Op, Rule] = {
     Op.SCAN: lambda node, x: numeric.scan(node.arg[0], x, node.arg[1], node.dtype),
     Op.GATHER: _gather,
     Op.SCATTER: _scatter,
-    Op.SORT: lambda node, x: argsort(x, *node.arg),
+    Op.SORT: lambda node, x: _sort(x, *node.arg),
     Op.CONTIGUOUS: lambda node, x: x,
     Op.STORE: lambda node, target, x: x,
     Op.COPY: lambda node, x: x,

@@ -6,7 +6,7 @@
     reduce   REDUCE(op, axes)          op is ADD, MUL or MAX; the axes disappear from the shape
     scan     SCAN(op, axis)            inclusive prefix combination, same shape
     move     RESHAPE PERMUTE EXPAND PAD SHRINK FLIP WINDOW UNWINDOW
-    index    GATHER(axis)  SCATTER(axis, mode)  SORT(axis, descending)
+    index    GATHER(axis)  SCATTER(axis, mode)  SORT(axis, descending, values)
     memory   CONTIGUOUS STORE COPY(device)
     call     HOST
     mark     DETACH(label)             identity through which no gradient flows; no work

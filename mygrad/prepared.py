@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mygrad import dtype as dt
-from mygrad import interpret
+from mygrad import interpret, sorting
 from mygrad.config import config
 from mygrad.dtype import DType
 from mygrad.errors import BufferError_, ShapeError, message
 from mygrad.graph import HostCall
-from mygrad.helpers import lazy_module
+from mygrad.helpers import lazy_module, prod
 from mygrad.program import Buffer, Launch
 from mygrad.runtime import device as devices
 from mygrad.runtime.base import LaunchSequence
@@ -165,14 +165,43 @@ def _sequence(segment: Segment) -> LaunchSequence:
 
 
 def _run_host_step(step: Step, about: Sequence[Memory], memories: Sequence[Any]) -> None:
+    if step.what == "sort":
+        _run_sort(step, about[0], about[1], memories)
+        return
     values = [_values(m, memory) for m, memory in zip(about[:-1], memories[:-1], strict=True)]
     if isinstance(step.what, HostCall):
         result = interpret.call_host(step.what, values)
     else:
-        result = interpret.argsort(values[0], *step.arg) if step.what == "sort" else values[0]
+        result = values[0]
     if result.size:
         data = np.ascontiguousarray(dt.to_storage(result, about[-1].dtype))
         devices.get(about[-1].device).write(memories[-1], data)
+
+
+def _run_sort(step: Step, source: Memory, target: Memory, memories: Sequence[Any]) -> None:
+    axis, descending, wants_values = step.arg
+    runtime = devices.get(target.device)
+    if not prod(target.shape):
+        return
+    run = sorting.sort if wants_values else sorting.argsort
+    x, out = _viewed(source, memories[0]), _viewed(target, memories[1])
+    if x is None:
+        x = _values(source, memories[0])
+    if out is not None and out.dtype == (x.dtype if wants_values else np.int64):
+        run(x, out, axis, descending, runtime.target.threads)
+        return
+    out = np.empty(target.shape, x.dtype if wants_values else np.int64)
+    run(x, out, axis, descending, runtime.target.threads)
+    runtime.write(memories[1], np.ascontiguousarray(dt.to_storage(out, target.dtype)))
+
+
+def _viewed(about: Memory, memory: Any) -> np.ndarray[Any, Any] | None:
+    """The memory as an array that shares it; None where its elements are no numbers of NumPy, and
+    where a device keeps them to itself."""
+    if about.dtype is dt.bfloat16:
+        return None
+    view = devices.get(about.device).view(memory, about.dtype.storage, prod(about.shape))
+    return None if view is None else view.reshape(about.shape)
 
 
 def _values(about: Memory, memory: Any) -> np.ndarray[Any, Any]:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "mygrad"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "config", "helpers"),
     ("dtype", "ops"),
-    ("rewrite", "program", "numeric"),
+    ("rewrite", "program", "numeric", "sorting"),
     ("scalar", "algebra", "logic", "fold", "expr", "movement"),
     ("graph", "kernel"),
     ("autograd", "schedule", "interpret"),

@@ -37,7 +37,6 @@ NOT_DIFFERENTIABLE = SOURCE | {
     Op.SHR,
     Op.TRUNC,
     Op.BITCAST,
-    Op.SORT,
     Op.DETACH,
 }
 
@@ -281,6 +280,12 @@ def _gather(node: Node, g: Node) -> Node:
     return graph.scatter(_like(node.src[0], 0), node.src[1], g, node.arg, "add")
 
 
+def _sort(node: Node, g: Node) -> Node:
+    axis, descending, _ = node.arg
+    order = graph.sort(node.src[0], axis, descending)
+    return graph.scatter(_like(node.src[0], 0), order, g, axis, "add")
+
+
 def _scatter(operand: int, node: Node, g: Node) -> Node:
     return _SCATTER[node.arg[1]][operand](node, g)
 
@@ -388,6 +393,7 @@ VJP: dict[Op, tuple[Rule | None, ...]] = {
     Op.SCAN: (_scan,),
     **dict.fromkeys(MOVEMENT, (_movement,)),
     Op.GATHER: (_gather, None),
+    Op.SORT: (_sort,),
     Op.SCATTER: (partial(_scatter, 0), None, partial(_scatter, 2)),
     Op.CONTIGUOUS: (_pass,),
     Op.STORE: (None, _pass),

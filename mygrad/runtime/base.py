@@ -59,6 +59,10 @@ class Runtime(ABC):
     def read(self, memory: Any, out: np.ndarray[Any, Any]) -> None:
         """Copy the start of the memory into a contiguous host array, after all earlier launches."""
 
+    def view(self, memory: Any, dtype: np.dtype[Any], size: int) -> np.ndarray[Any, Any] | None:
+        """The start of the memory as a host array that shares it; None where that cannot be."""
+        return None
+
     @abstractmethod
     def compile(self, program: Program) -> bytes:
         """The device binary of a program."""

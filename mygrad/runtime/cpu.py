@@ -92,6 +92,11 @@ class CPU(Runtime):
         _check_copy(memory, out)
         ctypes.memmove(out.ctypes.data, memory.address, out.nbytes)
 
+    def view(self, memory: Memory, dtype: np.dtype[Any], size: int) -> np.ndarray[Any, Any]:
+        """The start of the memory as a host array that shares it, while the memory is held."""
+        data = (ctypes.c_char * (size * dtype.itemsize)).from_address(memory.address)
+        return np.ctypeslib.as_array(data).view(dtype)
+
     # --- programs ------------------------------------------------------------------------------
 
     def compile(self, program: Program) -> bytes:

@@ -68,7 +68,10 @@ class Ordering(Indexing):
     def sort(self, axis: int = -1, descending: bool = False) -> tuple[Self, Self]:
         """The elements in order along an axis, and their places before."""
         order = self.argsort(axis, descending)
-        return (self.gather(axis, order) if self.ndim else self), order
+        if not self.ndim:
+            return self, order
+        along = check_axis("sort", axis, self.ndim)
+        return self._map(graph.sort(self._operand(), along, descending, values=True)), order
 
     @axis_names
     def topk(self, k: int, axis: int = -1, largest: bool = True) -> tuple[Self, Self]:
