@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import struct
 import sys
 import threading
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ else:
 # besides codegen/: the modules that decide what is generated from a kernel
 GENERATORS = ("algebra", "dtype", "expr", "fold", "kernel", "logic", "numeric", "ops", "scalar")
 FORK_FROM = 3  # missing kernels from which a second process pays for its start
+FORK_UP_TO = 1 << 13  # as many numbers as a pipe holds
+_NUMBER = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
@@ -175,24 +178,43 @@ def _unpack(content: bytes | None) -> tuple[Program, bytes] | None:
 # --- several processes ----------------------------------------------------------------------------
 
 
-def _compile_all(kernels: Sequence[Kernel], runtime: Runtime) -> list[tuple[Program, bytes]]:
-    workers = min(runtime.target.threads, len(kernels))
+def _compile_all(wanted: Sequence[Kernel], runtime: Runtime) -> list[tuple[Program, bytes]]:
+    workers = min(runtime.target.threads, len(wanted))
     can_fork = hasattr(os, "fork") and threading.active_count() == 1 and sys.platform == "linux"
-    if workers < 2 or len(kernels) < FORK_FROM or not can_fork:
-        return [_compile(k, runtime) for k in kernels]
-    children = [_start_child(kernels[n::workers], runtime) for n in range(1, workers)]
-    shares = [[_compile(k, runtime) for k in kernels[::workers]]]
-    for n, child in enumerate(children, 1):
-        made = _finish_child(*child)
-        if (
-            made is None
-        ):  # it died: that is no reason to fail, and if there is an error it shows here
-            made = [_compile(k, runtime) for k in kernels[n::workers]]
-        shares.append(made)
-    return [shares[i % workers][i // workers] for i in range(len(kernels))]
+    if workers < 2 or not FORK_FROM <= len(wanted) <= FORK_UP_TO or not can_fork:
+        return [_compile(k, runtime) for k in wanted]
+    queue = _queue(wanted)
+    children = [_start_child(wanted, queue, runtime) for _ in range(1, workers)]
+    made = _compile_queued(wanted, queue, runtime)
+    os.close(queue)
+    for child in children:
+        made |= _finish_child(*child)
+    # what a child that died had taken: that is no reason to fail, and if there is an error it shows
+    return [made.get(i) or _compile(k, runtime) for i, k in enumerate(wanted)]
 
 
-def _start_child(kernels: Sequence[Kernel], runtime: Runtime) -> tuple[int, int]:
+def _queue(wanted: Sequence[Kernel]) -> int:
+    """A pipe with the numbers of the kernels, from which each process takes the next. Large ones
+    come first, so that nobody is left with one at the end."""
+    reader, writer = os.pipe()
+    size = [len(kernels.all_nodes(k)) for k in wanted]
+    order = sorted(range(len(wanted)), key=lambda i: -size[i])
+    os.write(writer, b"".join(map(_NUMBER.pack, order)))
+    os.close(writer)
+    return reader
+
+
+def _compile_queued(
+    wanted: Sequence[Kernel], queue: int, runtime: Runtime
+) -> dict[int, tuple[Program, bytes]]:
+    made = {}
+    while taken := os.read(queue, _NUMBER.size):
+        (i,) = _NUMBER.unpack(taken)
+        made[i] = _compile(wanted[i], runtime)
+    return made
+
+
+def _start_child(wanted: Sequence[Kernel], queue: int, runtime: Runtime) -> tuple[int, int]:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid:
@@ -200,21 +222,21 @@ def _start_child(kernels: Sequence[Kernel], runtime: Runtime) -> tuple[int, int]
         return pid, reader
     status = 1
     try:
-        made = [_pack(*_compile(k, runtime)) for k in kernels]
+        made = _compile_queued(wanted, queue, runtime)
         with os.fdopen(writer, "wb") as pipe:
-            pickle.dump(made, pipe)
+            pickle.dump({i: _pack(*one) for i, one in made.items()}, pipe)
         status = 0
     finally:
         os._exit(status)  # no cleanup of what belongs to the parent
 
 
-def _finish_child(pid: int, reader: int) -> list[tuple[Program, bytes]] | None:
+def _finish_child(pid: int, reader: int) -> dict[int, tuple[Program, bytes]]:
     with os.fdopen(reader, "rb") as pipe:
         content = pipe.read()
     _, status = os.waitpid(pid, 0)
     if status != 0:
-        return None
-    return [_unpack(made) for made in pickle.loads(content)]  # type: ignore[misc]
+        return {}
+    return {i: _unpack(made) for i, made in pickle.loads(content).items()}  # type: ignore[misc]
 
 
 # --- looking inside -------------------------------------------------------------------------------
