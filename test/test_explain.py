@@ -179,7 +179,7 @@ def test_plan_refuses_what_is_no_tensor() -> None:
 
 
 def test_table_lines_up() -> None:
-    lines = str(mygrad.plan((tensor(9, 4) @ tensor(4, 9)).sort()[0])).split("\n")
+    lines = str(mygrad.plan((tensor(9, 4) @ tensor(4, 9)).sort()[0].abs())).split("\n")
     *table, total = lines
     for column in ("step", "device", "bytes", "flops", "line", "why"):
         start = table[0].index(column)
@@ -321,7 +321,7 @@ def test_dump_writes_every_kernel(tmp_path: Path) -> None:
     done = run(tmp_path, MYGRAD_DUMP=str(folder))
     assert done.returncode == 0, done.stderr
     names = dumped(folder)
-    assert sorted(name.rpartition("_")[0] for name in names) == ["elementwise_7x3", "rows_7x3x5"]
+    assert sorted(name.rpartition("_")[0] for name in names) == ["elementwise_21", "rows_7x3x5"]
     assert all(suffixes == STAGES for suffixes in names.values())
     matmul = next(name for name in names if name.startswith("rows"))
     about = (folder / f"{matmul}.kernel.txt").read_text()
