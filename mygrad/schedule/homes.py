@@ -43,6 +43,8 @@ class Group:
     reason: str
     outputs: dict[Node, Index] = field(default_factory=dict)
     reads: set[Group] = field(default_factory=set)
+    number: int = 0  # the bit of this group in `above`
+    above: int = 0  # the groups that read this one, directly or not
     rows: list[frozenset[Expr]] = field(
         default_factory=list
     )  # axes of inner reductions, a nested chain
@@ -58,17 +60,20 @@ class Group:
             self.fresh_axes += extent != 1
         return tuple(made)
 
-    def depends_on(self, others: set[Group]) -> bool:
-        """Whether this group reads, directly or not, what one of the others computes."""
-        seen: set[Group] = set()
-        work = [self]
+    def read(self, other: Group) -> None:
+        """Note that this group loads what another computes; that one, and all that it reads, then
+        have this one and its readers above them."""
+        self.reads.add(other)
+        work = [(other, self.above | 1 << self.number)]
         while work:
-            group = work.pop()
-            if group in others:
-                return True
-            work += [g for g in group.reads if g not in seen]
-            seen |= group.reads
-        return False
+            group, above = work.pop()
+            if above & ~group.above:
+                group.above |= above
+                work += [(g, group.above) for g in group.reads]
+
+    def depends_on(self, others: Iterable[Group]) -> bool:
+        """Whether this group reads, directly or not, what one of the others computes."""
+        return any(g is self or g.above >> self.number & 1 for g in others)
 
 
 @dataclass(frozen=True)
@@ -280,7 +285,7 @@ class Homes:
         self.group_of[node] = group
         self.read_by[node] = [d for d in demands if d.group is not group]
         for d in self.read_by[node]:
-            d.group.reads.add(group)
+            d.group.read(group)
             self.loads[d.group].add(node)
         if node.op not in STEPS and node.op not in SOURCE:
             self._pass_on(node, mine)
@@ -292,12 +297,12 @@ class Homes:
                 node, "a scatter starts from a copy of its first operand", node.shape
             )
             first.initial = True
-            group.reads.add(first)
+            group.read(first)
             mine = [Demand(first, first.index, False, frozenset(first.axes))]
             self.demands[node.src[0]].update(dict.fromkeys(mine))
 
     def _new_group(self, node: Node, reason: str, shape: Shape) -> Group:
-        group = Group(node, (), (), reason)
+        group = Group(node, (), (), reason, number=len(self.groups))
         if node.op not in STEPS:
             group.index = group.new_axes(shape)
             group.axes = tuple(i for i in group.index if i.op is Op.AXIS)
@@ -335,7 +340,8 @@ class Homes:
         for node in self.order:
             if node.op is Op.STORE:
                 mine = self.group_of[node]
-                mine.reads |= {d.group for d in self.demands[node.src[0]]} - {mine}
+                for group in {d.group for d in self.demands[node.src[0]]} - {mine}:
+                    mine.read(group)
 
     def _merge_siblings(self) -> None:
         """Reductions over the same loops that read the same array become outputs of one kernel."""
@@ -367,7 +373,9 @@ class Homes:
 
     def _absorb(self, target: Group, group: Group, readers: dict[Group, set[Group]]) -> None:
         target.outputs.update(group.outputs)
-        target.reads |= group.reads
+        target.above |= group.above
+        for other in target.reads | group.reads:
+            target.read(other)
         target.rows += group.rows
         for node in group.outputs:
             self.group_of[node] = target
