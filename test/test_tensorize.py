@@ -85,3 +85,25 @@ def test_statements_of_a_matmul(shape: tuple[int, int, int], layout: str, target
     y = y.reshape(k, n) if layout[1] == "n" else y.reshape(n, k).T
     interpreter.run(function, arrays)
     np.testing.assert_array_equal(arrays[0].reshape(m, n), x @ y)  # all sums are exact
+
+
+def test_blocks_of_everything() -> None:
+    """Panels of rows, columns and depth, and batches, on small caches."""
+    for shape in ((3, 40, 33, 1400), (2, 65, 70, 96)):
+        batch, m, n, k = shape
+        kernel = matmul(m, n, k, batch)
+        function = statements(kernel, TINY)
+        arrays = arrays_of(kernel)
+        x, y = (dt.from_storage(a, dt.bfloat16).astype(np.float64) for a in arrays[1:])
+        interpreter.run(function, arrays)
+        want = x.reshape(batch, m, k) @ y.reshape(batch, k, n)
+        np.testing.assert_array_equal(arrays[0].reshape(batch, m, n), want)
+
+
+def test_int8() -> None:
+    kernel = matmul(33, 40, 130, kind=dt.int8)
+    function = statements(kernel, TARGET)
+    arrays = arrays_of(kernel)
+    x, y = arrays[1].reshape(33, 130), arrays[2].reshape(130, 40)
+    interpreter.run(function, arrays)
+    np.testing.assert_array_equal(arrays[0].reshape(33, 40), x.astype(np.int64) @ y)

@@ -42,6 +42,7 @@ TILE = 32  # rows and columns of a tile: four blocks of results, two of each ope
 PANEL = 640  # steps of a sum for which the left panel of a tile fits in the first cache
 USED = 0.15  # of the work of a matrix unit must be of use; vectors are about that fast
 SMALL = 32 * 32 * 32  # products below which packing does not pay
+SHORT = 5  # an axis of so few points is no good for lanes
 WASTE = 1.1  # what may be added to an axis to divide it evenly
 
 # (what is multiplied, what is added, the unit)
@@ -170,11 +171,20 @@ def _power_of_two(n: int) -> int:
 
 
 def _slots(axes: tuple[Expr, ...], size: int) -> dict[Expr, int]:
-    """Parts of axes, powers of two, that have `size` points together, from the innermost on."""
+    """Parts of axes, powers of two, that have up to `size` points together, from the innermost on.
+    The innermost is what lanes run along, if it is long enough; of the others, what divides them."""
     parts: dict[Expr, int] = {}
     for a in reversed(axes):
-        parts[a] = min(size, _power_of_two(a.arg[1]))
-        size //= parts[a]
+        n = min(size, _power_of_two(a.arg[1]))
+        if n > a.arg[1] < SHORT or parts:
+            while padded(a.arg[1], n) > WASTE * a.arg[1]:
+                n //= 2
+        parts[a] = n
+        size //= n
+    for a in reversed(axes):  # rather waste some than most
+        more = min(size, _power_of_two(a.arg[1]) // parts[a])
+        parts[a] *= max(more, 1)
+        size //= max(more, 1)
     return parts
 
 

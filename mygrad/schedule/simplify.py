@@ -5,12 +5,14 @@ operations that do nothing vanish: x * 1, x / 1, -(-x), where(True, a, b), no-op
 movement after movement merges:    RESHAPE(RESHAPE(x)), PERMUTE(PERMUTE(x)) ...
 permuted sums are computed so:     PERMUTE(REDUCE(x)) -> REDUCE(PERMUTE(x)), if nothing else reads
                                    it; so it is stored in the order in which it is read
+and of sums only what is read:     SHRINK(REDUCE(x)) -> REDUCE(SHRINK(x)), likewise
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +33,8 @@ def simplify(roots: Sequence[Node]) -> list[Node]:
     for node in order:
         src = tuple(done[s] for s in node.src)
         result = _settled(node if src == node.src else graph.rebuild(node, src))
-        if node.op is result.op is Op.PERMUTE and _is_read_once(node.src[0], readers):
-            result = _permute_operand(result)
+        if node.op is result.op in _INWARD and _is_read_once(node.src[0], readers):
+            result = _move_operand(result)
         if result is not node and result.op is not Op.BUFFER and result not in done:
             result.location = node.location
         done[node] = result
@@ -48,8 +50,12 @@ def _settled(node: Node) -> Node:
         node = changed
 
 
-def _permute_operand(node: Node) -> Node:
-    """A permuted reduction, which may be cast, as the reduction of something permuted."""
+_INWARD = frozenset({Op.PERMUTE, Op.SHRINK})
+
+
+def _move_operand(node: Node) -> Node:
+    """A permuted or shrunk reduction, which may be cast, as the reduction of something permuted or
+    shrunk."""
     reduced, casts = node.src[0], []
     while reduced.op is Op.CAST:
         casts.append(reduced.dtype)
@@ -58,10 +64,15 @@ def _permute_operand(node: Node) -> Node:
         return node
     x, (op, axes) = reduced.src[0], reduced.arg
     kept = [a for a in range(len(x.shape)) if a not in axes]
-    order = list(range(len(x.shape)))
-    for place, a in zip(kept, node.arg, strict=True):
-        order[place] = kept[a]
-    moved = _settled(graph.move(Op.PERMUTE, x, tuple(order)))
+    if node.op is Op.PERMUTE:
+        arg: list[Any] = list(range(len(x.shape)))
+        for place, a in zip(kept, node.arg, strict=True):
+            arg[place] = kept[a]
+    else:
+        arg = [(0, n) for n in x.shape]
+        for place, window in zip(kept, node.arg, strict=True):
+            arg[place] = window
+    moved = _settled(graph.move(node.op, x, tuple(arg)))
     result = graph.reduce(op, moved, axes)
     for dtype in reversed(casts):
         result = graph.cast(result, dtype)
