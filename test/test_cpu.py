@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from mygrad.expr import alu, axis, const, load, param
 from mygrad.kernel import BufferInfo, Kernel
 from mygrad.ops import Op
 from mygrad.program import Launch, Program
-from mygrad.runtime.cpu import CPU, Executable, NativeSequence, _barriers
+from mygrad.runtime.cpu import CPU, Executable, NativeSequence, Team, _barriers
 from mygrad.runtime.cpu_memory import Allocator, size_class
 from mygrad.runtime.cpu_target import host_target
 
@@ -275,6 +276,51 @@ def test_barriers_stand_only_where_threads_could_disturb_each_other() -> None:
     assert _barriers([launch(ser, 0, 1), b], True) == [False, True]
     unknown = Executable(Program("x", "llvm", "", (0, 1), parallel=True), 0)
     assert _barriers([launch(unknown, 0, 1), launch(unknown, 0, 2)], True) == [False, True]
+
+
+def test_threads_that_wait_longer_than_they_work_are_left_out() -> None:
+    """On a machine where a run takes 9 with all threads and 2 alone, until it is idle again."""
+    team, log = Team(), []
+    for run in range(200):
+        busy = run < 100
+        log.append(team.alone)
+        team.after(2.0 if team.alone else 9.0 if busy else 1.0, slept=busy and not team.alone)
+    assert log[:4] == [False, True, True, True]
+    assert sum(log[:100]) > 90
+    assert sum(log[100:]) < 70  # it looks again, and finds that all together are faster
+    assert not any(log[180:])
+
+
+def test_threads_that_sleep_though_they_help_are_kept() -> None:
+    team, alone = Team(), 0
+    for _ in range(200):
+        alone += team.alone
+        team.after(2.0 if team.alone else 1.1, slept=not team.alone)
+    assert 1 <= alone < 10
+
+
+def test_a_busy_machine_costs_time_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    """Twice as many busy processes as cores: the same results, and the time is shown."""
+    cpu = cpu_with(2)
+    (executable,) = load_all(cpu, [affine("crowd", 4096)])
+    sequence = cpu.sequence([launch(executable, n % 2, 1 - n % 2) for n in range(20)])
+    x = np.arange(4096, dtype=np.float32)
+    seconds = {}
+    for crowd in (0, 2 * (os.cpu_count() or 1)):
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(crowd)]
+        try:
+            begin = time.perf_counter()
+            for _ in range(30):
+                memories = [put(cpu, x), put(cpu, x)]
+                sequence.run(memories, {})
+                np.testing.assert_array_equal(get(cpu, memories[0], 4096), x + 20)
+            seconds[crowd] = time.perf_counter() - begin
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+    with capsys.disabled():
+        print(f"\n30 runs of 20 kernels, seconds by busy processes: {seconds}")
 
 
 def test_one_memory_in_two_slots() -> None:

@@ -199,6 +199,7 @@ class Pool:
         self._context = ctypes.create_string_buffer(native.CONTEXT_BYTES + 64)
         aligned = (ctypes.addressof(self._context) + 63) & ~63
         self.context = ctypes.c_void_p(aligned)
+        self.slept = ctypes.c_int64.from_address(aligned + 8 * native.WORDS["slept"])
         self._wanted, self._start = threads, _START(functions[1])
         self.threads: ctypes.c_int64 | None = None
         self.one = ctypes.c_int64(1)
@@ -223,6 +224,37 @@ class Pool:
         self.threads = None
 
 
+class Team:
+    """Whether the caller runs a sequence alone. On a busy machine threads can wait for each other,
+    at each barrier, for a slice of time of somebody else: hundreds of times what the work takes.
+
+    When a run with all threads has slept at a barrier, the next is done alone; if that was faster,
+    so are the following ones, twice as many each time.
+    """
+
+    FIRST, MOST = 8, 1024
+
+    def __init__(self) -> None:
+        self.alone = False
+        self._together: float | None = None  # seconds of the run that is compared with
+        self._stays = 0  # runs for which the decision stands
+        self._pause = self.FIRST
+
+    def after(self, seconds: float, slept: bool) -> None:
+        """Tell how the last run went: its time, and whether a thread slept at a barrier."""
+        if self._stays:
+            self._stays -= 1
+            self.alone = self.alone and self._stays > 0
+        elif self._together is not None:
+            self.alone = seconds < self._together
+            self._together, self._stays = None, self._pause
+            self._pause = min(2 * self._pause, self.MOST)
+        elif slept:
+            self.alone, self._together = True, seconds
+        else:
+            self._pause = self.FIRST
+
+
 class NativeSequence(LaunchSequence):
     """Launches as a native plan: steps, and a table from which their arguments are filled in."""
 
@@ -238,6 +270,7 @@ class NativeSequence(LaunchSequence):
         self._careful: _Plan | None = None  # for memories that overlap
         self._singles: list[_Plan] | None = None
         self._pool: Pool | None = None
+        self._team = Team()
         self._last: list[int] = []
         self._distinct = True
 
@@ -252,7 +285,14 @@ class NativeSequence(LaunchSequence):
             return
         with self._runtime.lock:
             self._fill(memories, params)
-            self._enter(self._plan if self._distinct else self._careful_plan(), self.parallel)
+            plan = self._plan if self._distinct else self._careful_plan()
+            if not self.parallel:
+                self._enter(plan, False)
+                return
+            slept = self._pool_now(True).slept
+            before, begin = slept.value, time.perf_counter()
+            self._enter(plan, not self._team.alone)
+            self._team.after(time.perf_counter() - begin, slept.value != before)
 
     def time(self, memories: Sequence[Any], params: Mapping[str, int]) -> list[float]:
         """Run launch by launch; the seconds each took."""

@@ -9,9 +9,11 @@
     table: for each of nargs arguments (slot, offset): args[i] = slots[slot] + offset
 
 A serial step runs on thread 0, which is the caller; a parallel one on all. Threads that wait spin
-for some microseconds, then yield, then sleep on a condition variable, so that a busy machine costs
-time but never stands still: whoever changes a word that others wait for looks at the number of
-sleepers after the change, and whoever goes to sleep looks at the word after announcing itself.
+for some microseconds, then sleep on a condition variable, so that a busy machine costs time but
+never stands still: whoever changes a word that others wait for looks at the number of sleepers
+after the change, and whoever goes to sleep looks at the word after announcing itself. They do not
+yield: on a busy machine that gives away a whole slice of time, where a sleeper is woken at once.
+`slept` counts the waits at barriers that ended in sleep.
 
 `ctx` is zeroed memory, a word of it per cache line: what follows the names below.
 """
@@ -24,18 +26,19 @@ import re
 CONTEXT_BYTES = 64 << 10
 MAX_THREADS = 512
 PARALLEL, BARRIER = 1, 2  # flags of steps
-_WORDS = {
+WORDS = {
     "arrived": 8,
     "generation": 16,
     "sleepers": 24,
     "stop": 32,
     "plan": 40,
     "threads": 48,
+    "slept": 56,
     "mutex": 64,
     "condition": 96,
     "workers": 128,
 }  # offsets in words of 8 bytes
-_SPINS, _YIELDS = 200, 200  # longer spins cost more on a busy machine than they gain on an idle one
+_SPINS = 1000  # longer spins cost more on a busy machine than they gain on an idle one
 
 _PAUSE = {
     "x86_64": "call void @llvm.x86.sse2.pause()",
@@ -48,12 +51,11 @@ _PAUSE = {
 def source() -> str:
     """The module for this processor."""
     text = _SOURCE.replace("$PAUSE", _PAUSE.get(platform.machine(), ""))
-    text = text.replace("$SPINS", str(_SPINS)).replace("$YIELDS", str(_YIELDS))
-    return re.sub(r"\$([a-z]+)", lambda m: f"getelementptr i64, ptr %ctx, i64 {_WORDS[m[1]]}", text)
+    text = text.replace("$SPINS", str(_SPINS))
+    return re.sub(r"\$([a-z]+)", lambda m: f"getelementptr i64, ptr %ctx, i64 {WORDS[m[1]]}", text)
 
 
 _SOURCE = """
-declare i32 @sched_yield()
 declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare i32 @pthread_join(i64, ptr)
 declare i32 @pthread_attr_init(ptr)
@@ -71,6 +73,7 @@ entry:
   %sleepers = $sleepers
   %mutex = $mutex
   %condition = $condition
+  %slept = $slept
   br label %spin
 spin:
   %k = phi i64 [ 0, %entry ], [ %k.next, %spinning ]
@@ -81,18 +84,11 @@ spinning:
   $PAUSE
   %k.next = add i64 %k, 1
   %more.spin = icmp ult i64 %k.next, $SPINS
-  br i1 %more.spin, label %spin, label %yield
-yield:
-  %y = phi i64 [ 0, %spinning ], [ %y.next, %yielding ]
-  %v.yield = load atomic i64, ptr %p acquire, align 8
-  %changed.yield = icmp ne i64 %v.yield, %seen
-  br i1 %changed.yield, label %out, label %yielding
-yielding:
-  %yielded = call i32 @sched_yield()
-  %y.next = add i64 %y, 1
-  %more.yield = icmp ult i64 %y.next, $YIELDS
-  br i1 %more.yield, label %yield, label %sleep
+  br i1 %more.spin, label %spin, label %sleep
 sleep:
+  %at.barrier = icmp ne ptr %p, %ctx
+  %one = zext i1 %at.barrier to i64
+  %counted = atomicrmw add ptr %slept, i64 %one monotonic
   %locked = call i32 @pthread_mutex_lock(ptr %mutex)
   %announced = atomicrmw add ptr %sleepers, i64 1 seq_cst
   br label %look
@@ -108,7 +104,7 @@ awake:
   %unlocked = call i32 @pthread_mutex_unlock(ptr %mutex)
   br label %out
 out:
-  %v = phi i64 [ %v.spin, %spin ], [ %v.yield, %yield ], [ %v.sleep, %awake ]
+  %v = phi i64 [ %v.spin, %spin ], [ %v.sleep, %awake ]
   ret i64 %v
 }
 
