@@ -141,12 +141,12 @@ def toposort(roots: Iterable[Expr]) -> list[Expr]:
         if e in done:
             work.pop()
             continue
-        pending = [s for s in e.src if s not in done]
-        if pending:
-            work += pending[::-1]
+        for s in e.src:
+            if s not in done:
+                work += [s for s in reversed(e.src) if s not in done]
+                break
         else:
-            work.pop()
-            done[e] = None
+            done[work.pop()] = None
     return list(done)
 
 
