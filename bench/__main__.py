@@ -24,6 +24,7 @@ def main() -> None:
         return
     if options.chart and (why := report.missing()):
         sys.exit(why)
+    asked = bool(options.peers)
     try:
         chosen = options.peers.split(",") if options.peers else QUICK if options.quick else None
         options.peers, missing = peers.installed(chosen or tuple(peers.PACKAGES))
@@ -34,8 +35,9 @@ def main() -> None:
     counts = [options.threads] if options.threads else sorted({1, len(os.sched_getaffinity(0))})
     rows = [row for threads in counts for row in in_children(options, threads)]
     peers.set_threads(counts[-1])
-    for part in (startup, memory):
-        rows += part.rows(options.peers, options.quick, lambda n: wanted(options, n))
+    quick, found = options.quick, options.peers
+    rows += startup.rows(found, asked, quick, 2 * options.budget, lambda n: wanted(options, n))
+    rows += memory.rows(found, quick, lambda n: wanted(options, n))
     print(report.table(rows))
     if options.json:
         Path(options.json).write_text(json.dumps([r.as_dict() for r in rows], indent=2) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bench.arrays import COPIED
 from bench.measure import OURS, Candidates, Row, Workload, brief, compare
 from bench.peers import torch
 from bench.workloads import WORKLOADS
@@ -26,6 +27,8 @@ def measured(name: str, threads: int, peers: Sequence[str], quick: bool, budget:
         return Row(name, threads, note=brief(error), failed=True)
     notes = [n for n in ("small version" * quick, note, row.note) if n]
     figures = {} if quick else row.figures  # rates are those of the full version
+    if "copy seconds" in figures:
+        figures["copy GB/s"] = 8 * COPIED / figures["copy seconds"] / 1e9  # read and written
     return replace(row, note="; ".join(notes), figures=figures)
 
 

@@ -10,21 +10,24 @@ from pathlib import Path
 
 from bench import startup
 from bench.measure import OURS, Row
+from bench.peers import PACKAGES
 
 TASK = "nanoGPT step"
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MEASURE = """
 import gc, json
 from bench import memory, training
-from mygrad import realize
+from mygrad.prepared import Prepared
 make = training.candidates({task!r}, {small})[{who!r}]
+__import__({package!r})
 gc.collect()
 before = memory.resident()
 run = make()
 for _ in range(3):
     run()
-plans = [o.schedule.peak_bytes for o in gc.get_objects() if isinstance(o, realize.Prepared)]
-print(json.dumps([memory.peak() - before, max(plans)]))
+peak = memory.peak() - before
+plans = [o.schedule.peak_bytes for o in gc.get_objects() if isinstance(o, Prepared)]
+print(json.dumps([peak, max(plans)]))
 """
 
 
@@ -35,7 +38,7 @@ def rows(peers: Sequence[str], quick: bool, wanted: Callable[[str], bool]) -> li
         return []
     nbytes, figures = {}, {}
     for who in (OURS, *(p for p in peers if p == "torch")):
-        code = MEASURE.format(task=TASK, small=quick, who=who)
+        code = MEASURE.format(task=TASK, small=quick, who=who, package=PACKAGES.get(who, OURS))
         try:
             startup.run(code)  # so that nothing is compiled in the one that counts
             nbytes[who], predicted = json.loads(startup.run(code))

@@ -9,9 +9,6 @@ from typing import Any
 from bench.measure import OURS, Row
 from bench.peers import PACKAGES
 
-COPY = "copy seconds"
-COPIED_BYTES = 2 * 4 * (1 << 24)  # of bandwidth's copy: read and written
-
 
 def table(rows: list[Row]) -> str:
     """Times in a readable unit, the ratio, and what else was measured."""
@@ -45,12 +42,12 @@ def figures(row: Row) -> str:
         for unit in ("GFLOP/s", "GB/s")
         if f"{OURS} {unit}" in row.figures
     ]
-    if COPY in row.figures:
-        parts.append(f"copy {COPIED_BYTES / row.figures[COPY] / 1e9:.3g} GB/s")
+    if "copy GB/s" in row.figures:
+        parts.append(f"copy {row.figures['copy GB/s']:.3g} GB/s")
     parts += [
         f"{name.removesuffix(' seconds')} {duration(value)}"
         for name, value in row.figures.items()
-        if name.endswith(" seconds") and not name.endswith("first seconds") and name != COPY
+        if name.endswith(" seconds") and not name.endswith(("first seconds", "copy seconds"))
     ]
     parts += [f"{k} {v / 2**20:.0f} MiB" for k, v in row.figures.items() if k.endswith("bytes")]
     return ", ".join(parts)

@@ -18,22 +18,23 @@ IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_count
 TASKS = {"MNIST CNN": "MNIST CNN step 128", "nanoGPT": "nanoGPT step"}
 
 FIRST_STEP = """
-import json, time
+import json, time, types
 start = time.perf_counter()
 from bench import training
 from mygrad import compiler, realize
 spent = dict(schedule=0.0, compile=0.0)
-def timed(module, name, label):
-    inner = getattr(module, name)
+def timed(label, inner):
     def outer(*args, **kwargs):
         begin = time.perf_counter()
         try:
             return inner(*args, **kwargs)
         finally:
             spent[label] += time.perf_counter() - begin
-    setattr(module, name, outer)
-timed(realize, "schedule", "schedule")
-timed(compiler, "executables", "compile")
+    return outer
+scheduler = realize.scheduler  # imported when it is first needed
+schedule = timed("schedule", lambda *args: scheduler.schedule(*args))
+realize.scheduler = types.SimpleNamespace(schedule=schedule)
+compiler.executables = timed("compile", compiler.executables)
 imported = time.perf_counter()
 run = training.candidates({task!r}, {small})[{who!r}]()
 built = time.perf_counter()
@@ -53,19 +54,26 @@ CACHES = (
 ALWAYS = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
-def rows(peers: Sequence[str], quick: bool, wanted: Callable[[str], bool]) -> list[Row]:
-    """Imports, and first steps. PyTorch takes part, and of the others those that compile only if
-    they were asked for by `--peers`: their first step of nanoGPT takes up to a minute."""
+def rows(
+    peers: Sequence[str],
+    asked: bool,
+    quick: bool,
+    budget: float,
+    wanted: Callable[[str], bool],
+) -> list[Row]:
+    """Imports of all peers, and first steps: of PyTorch, and of the others only if `--peers` asked
+    for them, since they compile for up to minutes; at most so many seconds for each."""
+    compared = [p for p in peers if p == "torch" or (asked and p != "numpy")]
     found = []
     if wanted("startup import"):
         found.append(imports(list(dict.fromkeys(PACKAGES[p] for p in peers)), 1 if quick else 5))
     for label, task in TASKS.items():
         if wanted(f"startup first {label} step"):
-            found += first_steps(label, task, peers, quick)
+            found += first_steps(label, task, compared, quick, budget)
     return found
 
 
-def run(code: str, **environment: str) -> str:
+def run(code: str, timeout: float | None = None, **environment: str) -> str:
     """The last line that a fresh interpreter prints."""
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -73,6 +81,7 @@ def run(code: str, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=True,
+        timeout=timeout,
     )
     return done.stdout.strip().splitlines()[-1]
 
@@ -86,19 +95,23 @@ def imports(packages: Sequence[str], rounds: int = 5) -> Row:
     return Row("startup import", 0, {who: statistics.median(s) for who, s in seconds.items()})
 
 
-def first_steps(label: str, task: str, peers: Sequence[str], quick: bool) -> list[Row]:
+def first_steps(
+    label: str, task: str, peers: Sequence[str], quick: bool, budget: float
+) -> list[Row]:
     """Cold and warm: from the network with its weights to the first loss."""
     found: dict[str, dict[str, list[dict[str, float]]]] = {"cold": {}, "warm": {}}
     notes = []
-    for who in (OURS, *(p for p in peers if p != "numpy")):
+    for who in (OURS, *peers):
         try:
             for _ in range(1 if quick or who != OURS else 3):
                 code = FIRST_STEP.format(task=task, small=quick, who=who)
                 with tempfile.TemporaryDirectory() as folder:
                     places = dict.fromkeys(CACHES, folder) | ALWAYS
                     for state in found.values():
-                        figures = json.loads(run(code, **places))
+                        figures = json.loads(run(code, None if who == OURS else budget, **places))
                         state.setdefault(who, []).append(figures)
+        except subprocess.TimeoutExpired:
+            notes.append(f"{who} left out: more than {budget:g} s")
         except subprocess.CalledProcessError as error:
             lines = error.stderr.strip().splitlines() or [""]
             notes.append(f"{who} left out: {lines[-1]}")
