@@ -116,6 +116,7 @@ class Homes:
         # of what is stored: its reads by other kernels; of kernels: what they read of it
         self.read_by: dict[Node, list[Demand]] = {}
         self.loads: dict[Group, set[Node]] = defaultdict(set)
+        self.inside: dict[Group, set[Node]] = defaultdict(set)  # what they compute
         for node in reversed(self.order):
             if node.op not in SOURCE or (node in self.must and node.op is not Op.BUFFER):
                 self._place(node)
@@ -391,6 +392,7 @@ class Homes:
 
     def _pass_on(self, node: Node, demands: Iterable[Demand]) -> None:
         for d in demands:
+            self.inside[d.group].add(node)
             for source, demand in _operand_demands(node, d):
                 self.demands[source].setdefault(demand)
 

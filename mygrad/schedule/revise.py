@@ -18,11 +18,20 @@ from mygrad.schedule import cost
 from mygrad.schedule.homes import Group, Homes, evaluations_of
 
 
+LOOKS = 4  # at most: what one takes away can make another value worth storing
+
+
 def choose_homes(roots: Sequence[Node]) -> Homes:
-    """The homes of all nodes, after the second look."""
+    """The homes of all nodes, after looking again."""
     homes = Homes(roots)
-    inline = _Revision(homes).inline()
-    return Homes(roots, inline, homes.known) if inline else homes
+    inline: frozenset[Node] = frozenset()
+    for _ in range(LOOKS):
+        more = _Revision(homes).inline()
+        if not more:
+            break
+        inline |= more
+        homes = Homes(roots, inline, homes.known)
+    return homes
 
 
 @dataclass
@@ -46,6 +55,7 @@ class _Revision:
             and node.size > cost.SMALL
             and node in homes.group_of
             and node not in homes.must
+            and node not in homes.cuts
         )
 
     def gain(self, node: Node, gone: set[Node]) -> float:
@@ -57,22 +67,25 @@ class _Revision:
         operations, leaves = below
         itemsize = node.dtype.itemsize
         total = cost.KEPT * cost.moving(node.size, itemsize)
-        readers: dict[Group, float] = {}
+        readers: dict[Group, list[float]] = {}
         for d in self.homes.read_by[node]:
-            readers[d.group] = max(readers.get(d.group, 0.0), evaluations_of(d))
-            total -= cost.computing(evaluations_of(d), operations)
+            readers.setdefault(d.group, []).append(evaluations_of(d))
         for group, times in readers.items():
-            total += cost.moving(times, itemsize, node.size)
+            computed = self.homes.inside[group]
+            new = sum(weight for x, weight in operations.items() if x not in computed)
+            total -= cost.computing(sum(times), new)
+            total += cost.moving(max(times), itemsize, node.size)
             for leaf in leaves - self.homes.loads[group]:
                 part = min(leaf.size, node.size) / node.size
-                total -= cost.moving(times, part * leaf.dtype.itemsize, leaf.size)
+                total -= cost.moving(max(times), part * leaf.dtype.itemsize, leaf.size)
         return total
 
-    def below(self, node: Node, gone: set[Node]) -> tuple[float, set[Node]] | None:
-        """What computing an element takes: operations, and arrays in memory. None if a reduction is
-        among them that lives in a register of the kernel that stores the node now."""
-        homes, weight = self.homes, cost.weight(node.op)
-        leaves: set[Node] = set()
+    def below(self, node: Node, gone: set[Node]) -> tuple[dict[Node, float], set[Node]] | None:
+        """What computing an element takes: operations with their weights, and arrays in memory.
+        None if a reduction is among them that lives in a register of the kernel that stores the
+        node now."""
+        homes, leaves = self.homes, set()
+        operations = {node: cost.weight(node.op)}
         seen = {node}
         work = list(node.src)
         while work:
@@ -80,14 +93,13 @@ class _Revision:
             if x in seen:
                 continue
             seen.add(x)
-            if x in homes.group_of and x not in gone:
+            if (x in homes.group_of and x not in gone) or x.op is Op.BUFFER:
                 leaves.add(x)
-            elif x.op in ALU or x.op in MOVEMENT:
-                share = min(1.0, x.size / node.size)
-                weight += cost.weight(x.op) * share if x.op in ALU else 0.0
+            elif x.op in ALU:
+                operations[x] = cost.weight(x.op) * min(1.0, x.size / node.size)
                 work += x.src
-            elif x.op in SOURCE:
-                leaves |= {x} if x.op is Op.BUFFER else set()
-            else:
+            elif x.op in MOVEMENT:
+                work += x.src
+            elif x.op not in SOURCE:
                 return None
-        return weight, leaves
+        return operations, leaves
