@@ -336,6 +336,21 @@ def test_one_memory_in_two_slots() -> None:
         np.testing.assert_array_equal(get(cpu, c, 4096), x + 2)
 
 
+def test_one_memory_in_two_slots_that_are_only_read() -> None:
+    cpu = cpu_with(2)
+    (executable,) = load_all(cpu, [affine("readers", 64)])
+    sequence = cpu.sequence([launch(executable, 0, 2), launch(executable, 1, 3)])
+    x = np.arange(64, dtype=np.float32)
+    a, b, c = (put(cpu, x) for _ in range(3))
+    sequence.run([a, a, b, c], {})
+    assert sequence._careful is None  # no more barriers than for two memories
+    for result in (b, c):
+        np.testing.assert_array_equal(get(cpu, result, 64), x[::-1] + 1)
+    sequence.run([a, b, b, c], {})
+    assert sequence._careful is not None
+    np.testing.assert_array_equal(get(cpu, c, 64), x + 2)
+
+
 def test_parameters_and_new_memories_at_each_run() -> None:
     cpu = device()
     i, n = axis(0, 100), param("n", 0, 100)

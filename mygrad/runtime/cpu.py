@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -261,6 +262,9 @@ class NativeSequence(LaunchSequence):
     def __init__(self, runtime: CPU, launches: Sequence[Launch]) -> None:
         self._runtime, self._launches = runtime, tuple(launches)
         self._slots = 1 + max((slot for one in launches for slot, _ in one.arguments), default=-1)
+        self._written = {
+            a.slot for one in launches for a in _accesses(one) if a.written and a.start < a.end
+        }
         self._params = tuple(dict.fromkeys(name for one in launches for name in one.params))
         self.parallel = runtime.target.threads > 1 and any(one.parallel for one in launches)
         self._values = ctypes.create_string_buffer(8 * max(self._slots + len(self._params), 1))
@@ -327,7 +331,13 @@ class NativeSequence(LaunchSequence):
                 )
             ) from None
         if addresses != self._last:
-            self._last, self._distinct = addresses, len(set(addresses)) == len(addresses)
+            self._last = addresses
+            self._distinct = len(set(addresses)) == len(addresses) or self._are_apart(addresses)
+
+    def _are_apart(self, addresses: Sequence[int]) -> bool:
+        """Whether no slot that is written is the memory of another one."""
+        count = Counter(addresses)
+        return all(count[addresses[slot]] == 1 for slot in self._written)
 
     def _careful_plan(self) -> _Plan:
         if self._careful is None:
