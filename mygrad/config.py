@@ -87,6 +87,13 @@ SETTINGS: tuple[Setting, ...] = (
         "threads of the cpu device",
     ),
     Setting(
+        "MYGRAD_AMX",
+        _boolean,
+        True,
+        "0 or 1",
+        "use the matrix unit of the processor, if it has one, for products of bfloat16 and int8",
+    ),
+    Setting(
         "CHECK",
         _boolean,
         False,
@@ -131,6 +138,7 @@ class Config:
     CUDA: bool
     REFERENCE: bool
     MYGRAD_THREADS: int
+    MYGRAD_AMX: bool
     CHECK: bool
     MYGRAD_GUARD: int
     TUNE: float

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import stmt_interpreter as interpreter
 
-from mygrad import codegen
+from mygrad import Tensor, codegen
 from mygrad import dtype as dt
 from mygrad.codegen import stmt
 from mygrad.codegen.tensorize import default_actions
+from mygrad.config import context
 from mygrad.expr import Expr, alu, axis, const, load, reduce
 from mygrad.kernel import BufferInfo, Kernel, Store, verify
 from mygrad.ops import Op
@@ -69,12 +70,21 @@ def statements(kernel: Kernel, target: Target) -> stmt.Function:
     return function
 
 
-SHAPES = [(32, 32, 32), (64, 48, 96), (31, 33, 40), (100, 10, 70), (16, 257, 31), (33, 65, 700)]
+LAYOUTS = ("nn", "nt", "tn", "tt")
 
 
-@pytest.mark.parametrize("layout", ["nn", "nt", "tn", "tt"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("target", [TARGET, TINY], ids=["large", "tiny"])
+@pytest.mark.parametrize(
+    ("shape", "layout", "target"),
+    [
+        *(((33, 65, 70), layout, TINY) for layout in LAYOUTS),
+        *(((48, 64, 32), layout, TARGET) for layout in LAYOUTS),
+        ((31, 33, 40), "nn", TARGET),
+        ((100, 10, 70), "nt", TARGET),
+        ((16, 257, 31), "tn", TARGET),
+        ((33, 40, 700), "nn", TINY),
+    ],
+    ids=str,
+)
 def test_statements_of_a_matmul(shape: tuple[int, int, int], layout: str, target: Target) -> None:
     m, n, k = shape
     kernel = matmul(m, n, k, layout=layout)
@@ -89,7 +99,7 @@ def test_statements_of_a_matmul(shape: tuple[int, int, int], layout: str, target
 
 def test_blocks_of_everything() -> None:
     """Panels of rows, columns and depth, and batches, on small caches."""
-    for shape in ((3, 40, 33, 1400), (2, 65, 70, 96)):
+    for shape in ((2, 33, 34, 700), (2, 65, 40, 64)):
         batch, m, n, k = shape
         kernel = matmul(m, n, k, batch)
         function = statements(kernel, TINY)
@@ -101,9 +111,73 @@ def test_blocks_of_everything() -> None:
 
 
 def test_int8() -> None:
-    kernel = matmul(33, 40, 130, kind=dt.int8)
+    kernel = matmul(33, 40, 70, kind=dt.int8)
     function = statements(kernel, TARGET)
     arrays = arrays_of(kernel)
-    x, y = arrays[1].reshape(33, 130), arrays[2].reshape(130, 40)
+    x, y = arrays[1].reshape(33, 70), arrays[2].reshape(70, 40)
     interpreter.run(function, arrays)
     np.testing.assert_array_equal(arrays[0].reshape(33, 40), x.astype(np.int64) @ y)
+
+
+def test_what_is_not_for_the_unit() -> None:
+    """Other types, vectors, sums that are too small, and machines without a unit."""
+    assert not default_actions(matmul(64, 64, 64, kind=dt.bfloat16), Target("llvm", "test"))
+    assert not default_actions(matmul(64, 64, 64, kind=dt.int16), TARGET)
+    assert not default_actions(matmul(1, 512, 512), TARGET)
+    assert not default_actions(matmul(16, 16, 16), TARGET)
+
+
+# --- the cpu device, with a matrix unit or without ------------------------------------------------
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """The values as bfloat16 holds them."""
+    return dt.from_storage(dt.to_storage(values, dt.bfloat16), dt.bfloat16)
+
+
+def close(got: np.ndarray, x: np.ndarray, y: np.ndarray, out: float = 0.0) -> None:
+    """Within what float32 sums of exact products may lose, and `out` for a rounded result."""
+    want = x.astype(np.float64) @ y.astype(np.float64)
+    terms = np.abs(x).astype(np.float64) @ np.abs(y)
+    bound = terms * x.shape[-1] * 2.0**-24 + np.abs(want) * out + 1e-30
+    assert (np.abs(got - want) <= bound).all()
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 65, 300), (7, 31, 257), (65, 65, 64), (257, 33, 129)]
+)
+def test_matmul_of_awkward_shapes(m: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(m)
+    a, b = rng.standard_normal((m, k)), rng.standard_normal((n, k))
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    x, w = Tensor(a).cast("bfloat16"), Tensor(b).cast("bfloat16")
+    wide = (x.float() @ w.float().T).numpy()
+    close(wide, rounded(a), rounded(b).T)
+    with context(MYGRAD_CACHE="off"):
+        narrow = (x @ w.T).realize()  # 65 columns: a last store of one lane
+    close(narrow.float().numpy(), rounded(a), rounded(b).T, 2.0**-8)
+
+
+def test_values_at_the_extremes() -> None:
+    a, b = np.ones((40, 64), np.float32), np.ones((64, 40), np.float32)
+    a[0, 0], a[1, 1], a[2, 2], b[3, 3] = np.nan, np.inf, 3e38, -np.inf
+    with np.errstate(all="ignore"):
+        want = rounded(a) @ rounded(b)
+    got = (Tensor(a).cast("bfloat16").float() @ Tensor(b).cast("bfloat16").float()).numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("stride", "padding", "size"), [(1, 1, 9), (2, 1, 16), (1, 0, 7)])
+def test_convolution_and_its_gradients(stride: int, padding: int, size: int) -> None:
+    """Operands are small integers, so that every sum is exact."""
+    rng = np.random.default_rng(size)
+    x = rng.integers(-3, 4, (3, 20, size, size)).astype(np.float32)
+    w = rng.integers(-3, 4, (24, 20, 3, 3)).astype(np.float32) / 4
+    results = []
+    for kind in ("float32", "bfloat16"):
+        a, b = (Tensor(values, dtype=kind, requires_grad=True).realize() for values in (x, w))
+        y = a.float().conv2d(b.float(), stride=stride, padding=padding)
+        (y * y.detach().sign()).sum().backward()
+        results.append([t.float().numpy() for t in (y, a.grad, b.grad)])
+    for exact, got in zip(*results, strict=True):
+        np.testing.assert_array_equal(got, rounded(exact) if exact is not results[0][0] else exact)

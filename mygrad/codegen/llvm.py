@@ -86,7 +86,8 @@ class _Renderer:
             text = llvm_amx.BEGIN + text
             self.exit.append(llvm_amx.END)
         body = "".join(["entry:\n", text, *self.exit, "  ret void\n"])
-        parts = [PREAMBLE, llvm_amx.HEADER * tiles, vmath.helpers(body), _outer(self.function), _inner(self.function, body)]
+        parts = [PREAMBLE, llvm_amx.HEADER * tiles, vmath.helpers(body)]
+        parts += [_outer(self.function), _inner(self.function, body)]
         return "".join([*parts, "!0 = !{i32 1}\n"] if streams else parts)
 
     def _param(self, e: Expr) -> Value:

@@ -42,6 +42,7 @@ TILE = 32  # rows and columns of a tile: four blocks of results, two of each ope
 PANEL = 640  # steps of a sum for which the left panel of a tile fits in the first cache
 USED = 0.15  # of the work of a matrix unit must be of use; vectors are about that fast
 SMALL = 32 * 32 * 32  # products below which packing does not pay
+GATHERED = 4  # times as long as copying rows is gathering single elements
 SHORT = 5  # an axis of so few points is no good for lanes
 WASTE = 1.1  # what may be added to an axis to divide it evenly
 
@@ -172,7 +173,7 @@ def _power_of_two(n: int) -> int:
 
 def _slots(axes: tuple[Expr, ...], size: int) -> dict[Expr, int]:
     """Parts of axes, powers of two, that have up to `size` points together, from the innermost on.
-    The innermost is what lanes run along, if it is long enough; of the others, what divides them."""
+    The innermost is what lanes run along, if it is long enough; of others, what divides them."""
     parts: dict[Expr, int] = {}
     for a in reversed(axes):
         n = min(size, _power_of_two(a.arg[1]))
@@ -292,7 +293,13 @@ class _Plan:
         but more columns fit in the cache, and the rows are packed less often."""
         if blocks == 1:
             return False
-        copied = rows * blocks * deep * self.itemsize
+        near = any(
+            stride(e.src[0], a) == 1
+            for e in toposort([self.c.left])
+            for a in (self.c.rows[-1], self.c.depth[-1])
+            if e.op is Op.LOAD
+        )
+        copied = rows * blocks * deep * self.itemsize * (1 if near else GATHERED)
         inside = copied * ceildiv(columns, self.block(columns, deep * blocks))
         outside = copied * ceildiv(columns, self.block(columns, deep))
         return outside + 8 * rows * columns * TILE * blocks < inside

@@ -6,6 +6,7 @@ import ctypes
 from contextlib import suppress
 from pathlib import Path
 
+from mygrad.config import config
 from mygrad.program import Target
 
 _SYSTEM_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -22,7 +23,7 @@ def host_target(name: str, features: str, threads: int, caches: Path = _SYSTEM_C
         language="llvm",
         name=name,
         features=features,
-        units=_matrix_units(set(features.split(","))),
+        units=_matrix_units(set(features.split(","))) if config.MYGRAD_AMX else (),
         vector_bytes=width,
         vector_registers=registers,
         l1_bytes=sizes.get(1, 32 << 10),

@@ -41,6 +41,15 @@ def windows(
     return x
 
 
+def _channels_last(weight: Node) -> Node:
+    """A weight, which is copied to be rounded anyway, with its input channels next to each other in
+    memory: they are what products add up along."""
+    rank = len(weight.shape)
+    order = (*range(2, rank), 0, 1)
+    moved = graph.contiguous(graph.move(Op.PERMUTE, weight, order), "rounded weights, reordered")
+    return graph.move(Op.PERMUTE, moved, (rank - 2, rank - 1, *range(rank - 2)))
+
+
 class Convolution(Linear):
     """conv1d, conv2d, conv3d, conv_transpose2d, pooling, interpolation."""
 
@@ -125,7 +134,10 @@ class Convolution(Linear):
 
     def _wide_pair(self, weight: Self) -> tuple[Node, Node, dt.DType]:
         kind = product_type(dt.promote(self.dtype, weight.dtype))
-        return widened(self._operand(), kind), widened(weight._operand(), kind), kind
+        w = weight._operand()
+        if kind is not w.dtype and kind.itemsize < w.dtype.itemsize:
+            w = _channels_last(cast_node(w, kind))
+        return widened(self._operand(), kind), widened(w, kind), kind
 
     def _finish_conv(self, product: Node, weight: Self, bias: Self | None, kind: dt.DType) -> Self:
         """Sum a product (N, groups, O / groups, C / groups, o1, k1, o2, k2, ..) over channels and

@@ -212,7 +212,8 @@ class Losses(Random):
                 shape = tuple(n if a == axis else 1 for a, n in enumerate(self.shape))
                 spread = ((log_total.unsqueeze(axis) - x) * weight.reshape(shape)).mean(axis)
             loss = loss * (1 - label_smoothing) + spread * label_smoothing
-        return loss._masked_mean(target != ignore_index, factor, reduction).cast(precise_type(self.dtype))
+        result = loss._masked_mean(target != ignore_index, factor, reduction)
+        return result.cast(precise_type(self.dtype))
 
     def _soft_cross_entropy(
         self, target: Self, axis: int, weight: Self | None, smoothing: float, reduction: str

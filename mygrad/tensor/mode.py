@@ -80,9 +80,9 @@ def autocast(dtype: DType | str = dt.bfloat16, enabled: bool = True) -> Switch:
     """`with autocast("bfloat16"):` or `@autocast("bfloat16")`: mixed precision.
 
     Inside, products (matmul, linear, einsum, convolutions, attention) of floats of up to 32 bits
-    round their operands to `dtype`, add up in float32, and have results of type `dtype`. Sums, means,
-    norms, softmax and losses of 16 bits are float32. Everything else has the type of its operands.
-    Parameters stay float32, and so do their gradients.
+    round their operands to `dtype`, add up in float32, and have results of type `dtype`. Sums,
+    means, norms, softmax and losses of 16 bits are float32. Everything else has the type of its
+    operands. Parameters stay float32, and so do their gradients.
 
     Raises:
         DTypeError: the type is neither bfloat16 nor float16.
@@ -102,4 +102,6 @@ def product_type(dtype: DType) -> DType:
 
 def precise_type(dtype: DType) -> DType:
     """The type in which what needs more precision than a product has its result."""
-    return dt.float32 if mode.autocast is not None and dtype.is_float and dtype.itemsize < 4 else dtype
+    return (
+        dt.float32 if mode.autocast is not None and dtype.is_float and dtype.itemsize < 4 else dtype
+    )
