@@ -19,16 +19,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from mygrad import expr, movement
 from mygrad.expr import Expr
 from mygrad.graph import Node, toposort
-from mygrad.helpers import Shape, strides_of
+from mygrad.helpers import Shape, prod, strides_of
 from mygrad.ops import MOVEMENT, SOURCE, Op
 from mygrad.schedule import cost
 from mygrad.schedule.facts import STEPS, Known, gather, is_epilogue
 
 Index = tuple[Expr, ...]
+MEMO = 1 << 14  # reads whose questions are answered once: layers and steps of time ask the same
 
 
 @dataclass(eq=False)
@@ -426,10 +428,15 @@ def _by_group(demands: Iterable[Demand]) -> dict[Group, list[Demand]]:
 
 def evaluations_of(d: Demand) -> float:
     """How often a node is computed for one read of it that is not of memory."""
-    free = frozenset().union(*(expr.free_axes(i) for i in d.index)) if d.index else frozenset()
+    return _evaluations(d.index, d.scope, d.group.axes)
+
+
+@lru_cache(maxsize=MEMO)
+def _evaluations(index: Index, scope: frozenset[Expr], axes: Index) -> float:
+    free = frozenset().union(*(expr.free_axes(i) for i in index)) if index else frozenset()
     own = cost.extents(free)
-    inside_reduction = any(a in free and a not in d.group.axes for a in d.scope)
-    return cost.evaluations(own, cost.extents(d.scope | free)) if inside_reduction else own
+    inside_reduction = any(a in free and a not in axes for a in scope)
+    return cost.evaluations(own, cost.extents(scope | free)) if inside_reduction else own
 
 
 def flat(index: Sequence[Expr], shape: Shape) -> Expr:
@@ -445,15 +452,22 @@ def _covered(d: Demand, node: Node) -> frozenset[Expr] | None:
     so."""
     if d.conditional or (not d.index and node.shape):
         return None
-    terms, constant = expr.linear(flat(d.index, node.shape))
-    if constant or any(t not in d.group.axes for t in terms):
+    axes = _axes_in_order(d.index, node.shape)
+    return None if axes is None or any(a not in d.group.axes for a in axes) else axes
+
+
+@lru_cache(maxsize=MEMO)
+def _axes_in_order(index: Index, shape: Shape) -> frozenset[Expr] | None:
+    """The axes of an index whose points are the elements of an array, one to one and in order."""
+    terms, constant = expr.linear(flat(index, shape))
+    if constant or any(t.op is not Op.AXIS for t in terms):
         return None
     reach = 1
     for axis, step in sorted(terms.items(), key=lambda item: item[1]):
         if step != reach:
             return None
         reach *= axis.arg[1]
-    return frozenset(terms) if reach == max(node.size, 1) else None
+    return frozenset(terms) if reach == max(prod(shape), 1) else None
 
 
 def _widens(node: Node) -> bool:
