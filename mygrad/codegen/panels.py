@@ -210,7 +210,7 @@ class _Pack:
         loads = [e for e in toposort([value]) if e.op is Op.LOAD]
         affine = toposort([index, *(e.src[0] for e in loads)])
         placer.affine |= {e for e in affine if e.op in (Op.ADD, Op.MUL)}
-        inside = scope.inside([*self.inner, *loops], nests)
+        inside = scope.inside(loops, nests)
         inside.leaves.append(Put(self.name, index, placer.place(value, inside)))
 
     # --- the points of a panel --------------------------------------------------------------------
@@ -221,8 +221,9 @@ class _Pack:
         return LoopAxis(f"i{made.arg[0]}", made, made, 1, kind)
 
     def points(self) -> tuple[list[LoopAxis], Expr, Expr, Expr]:
-        """Loops over a panel; the row (or column), the depth, and the cell, over their axes. Lanes
-        run along what is contiguous in memory, or else along what is contiguous in the panel."""
+        """Loops over all panels; the row (or column), the depth, and the cell, over their axes.
+        Lanes run along what is contiguous in memory, or else along what is contiguous in the panel.
+        Where memory has rows of columns, whole rows are read before the next ones."""
         t, lanes = self.t, BLOCK
         blocks = (t.height if self.is_left else t.width) // BLOCK
         block, step = self.loop(blocks), self.loop(t.deep // t.steps)
@@ -235,27 +236,31 @@ class _Pack:
                 self.loop(t.steps // lanes),
                 self.loop(lanes, "vector"),
             )
-            loops, within = [block, step, row, far, near], far.axis * lanes + near.axis
+            loops, within = [*self.inner, block, step, row, far, near], far.axis * lanes + near.axis
             rows = row.axis
         else:
             lanes = min(BLOCK, self.run(self.tile))
             some, row = self.loop(BLOCK // lanes), self.loop(lanes, "vector")
             rows = some.axis * lanes + row.axis
-            copies = self.copies(by_depth)
+            copies = self.copies()
             outer = self.loop(t.steps // prod(p.extent for p in copies))
             within = row_major([outer, *copies])
-            loops = [block, step, some, outer, *copies, row]
+            downward = [p for p in self.inner if p.root in t.c.depth]
+            across = [p for p in self.inner if p not in downward]
+            loops = [*across, block, *downward, step, some, outer, *copies, row]
+            if self.is_near(self.tile):
+                loops = [*downward, step, *across, block, some, outer, *copies, row]
         start = (block.axis * (t.deep // t.steps) + step.axis) * (BLOCK * t.steps)
         point, depth = block.axis * BLOCK + rows, step.axis * t.steps + within
         return loops, point, depth, start + self.cell(rows, within, loops)
 
-    def copies(self, by_depth: bool) -> list[LoopAxis]:
+    def copies(self) -> list[LoopAxis]:
         """Points of the depth that go together: neighbours in a row of the left panel; in the right
         panel those that lie side by side, and as many as lanes where memory has them in rows."""
         side = 4 // self.operand.dtype.itemsize
         if self.is_left:
             return [self.loop(BLOCK, "unroll")]
-        return [self.loop(BLOCK // side, "unroll")] * by_depth + [self.loop(side, "unroll")]
+        return [self.loop(BLOCK // side, "unroll"), self.loop(side, "unroll")]
 
     def cell(self, row: Expr, within: Expr, loops: list[LoopAxis]) -> Expr:
         """The place of a point in its block."""

@@ -271,7 +271,8 @@ class _Plan:
             self.take(Reorder(names))
         self.share(around if outer else across)
         whole = row_tiles * TILE * blocks * deep * self.itemsize <= self.target.l2_bytes // 4
-        at = [] if whole and not first and not c.batch else [*outer, *inner]
+        again = bool(around) and not first and not c.batch  # it would be packed for each block
+        at = [] if whole and again else [*outer, *inner]
         left, right = (loops[-1] if loops else "" for loops in (at, outer))
         self.take(Tensorize(tuple(row_loops), tuple(column_loops), tuple(depth), left, right))
         return tuple(self.taken)
