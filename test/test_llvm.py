@@ -11,8 +11,8 @@ from cpu_tools import elementwise, elementwise_all, program, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mygrad import Tensor, numeric
 from mygrad import dtype as dt
-from mygrad import numeric
 from mygrad.codegen.stmt import (
     Accumulator,
     Block,
@@ -846,3 +846,12 @@ def test_broken_statements_are_internal_errors() -> None:
     for body in broken:
         with pytest.raises(InternalError):
             program(Function("broken", size, (), body))
+
+
+@pytest.mark.parametrize("columns", range(1, 13))
+def test_few_columns_of_a_transposed_product(columns: int) -> None:
+    """Lanes along the rows, copies along the columns: what is stored is rows of copies."""
+    rng = np.random.default_rng(columns)
+    a, b = (rng.integers(-4, 5, (n, 64)).astype(np.float32) for n in (16, columns))
+    got = Tensor(a, device="cpu").linear(Tensor(b, device="cpu"))
+    np.testing.assert_array_equal(got.numpy(), a @ b.T)

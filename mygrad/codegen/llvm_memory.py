@@ -64,8 +64,8 @@ class Across(NamedTuple):
 
     @property
     def is_row(self) -> bool:
-        """Whether copies and lanes together fill a row without gaps."""
-        return self.copies == self.stride
+        """Whether copies and lanes together fill a row without gaps, that halves make up."""
+        return self.copies == self.stride and self.copies & (self.copies - 1) == 0
 
 
 class Address(NamedTuple):
