@@ -24,6 +24,7 @@ from mygrad.runtime import device as devices
 
 # what makes or differentiates graphs, and so has no say in what becomes of them
 _ABOVE = ("autograd", "nn", "tensor")
+_LIMIT = 128 << 20  # bytes of programs on disk
 _UNREADABLE = (pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, TypeError)
 _version: list[str] = []
 
@@ -52,9 +53,6 @@ def save(structure: Hashable, device: str, outline: Outline) -> None:
     whole = all(isinstance(p, Segment) or isinstance(p.what, str) for p in outline.parts)
     if whole and places == {device} and devices.get(device).caches_binaries:
         cache.folder("programs", _LIMIT).put(_key(structure, device), pickle.dumps(outline))
-
-
-_LIMIT = 128 << 20
 
 
 def _key(structure: Hashable, device: str) -> str:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from mygrad import expr, graph, movement
+from mygrad.dtype import DType
 from mygrad.expr import Expr
 from mygrad.graph import Node
 from mygrad.helpers import content_key
@@ -56,14 +58,11 @@ class Builder:
         self.next_axis = max((a.arg[0] for a in self.group.axes), default=-1) + 1
         computed = [self._store(node, index) for node, index in self.group.outputs.items()]
         padded = tuple(self._pad_once(computed))
-        axes, stores = reshape_axes.simplify(self._ordered_axes(), padded)
+        infos = tuple((n.dtype, n.size) for n in self.slots)
+        kind, rows = self.group.root.op, bool(self.group.rows)
+        kernel = _kernel(self._ordered_axes(), padded, infos, kind, rows)
         reason, line = self.group.reason, self.group.root.location
-        buffers = self._buffers(stores)
-        kernel = Kernel("", axes, stores, buffers, _params(stores), reason, line)
-        flops, nbytes = _work(kernel)
-        name = f"{_name(self.group, kernel)}_{content_key(text(kernel))[:8]}"
-        kernel = replace(kernel, name=name, flops=flops, bytes=nbytes)
-        return Built(kernel, tuple(self.slots))
+        return Built(replace(kernel, reason=reason, location=line), tuple(self.slots))
 
     def _ordered_axes(self) -> Index:
         """Rows of inner reductions first, so that those are computed once per row."""
@@ -97,10 +96,6 @@ class Builder:
 
     def _slot(self, node: Node) -> int:
         return self.slots.setdefault(node, len(self.slots))
-
-    def _buffers(self, stores: tuple[Store, ...]) -> tuple[BufferInfo, ...]:
-        written = {s.slot for s in stores}
-        return tuple(BufferInfo(n.dtype, n.size, i in written) for n, i in self.slots.items())
 
     # --- values -----------------------------------------------------------------------------------
 
@@ -392,7 +387,24 @@ def _reduce_levels(homes: Homes, group: Group) -> dict[Node, int]:
     return levels
 
 
-# --- description ----------------------------------------------------------------------------------
+# --- the kernel -----------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1 << 10)  # layers that are equal come here with the same stores
+def _kernel(
+    axes: Index,
+    stores: tuple[Store, ...],
+    infos: tuple[tuple[DType, int], ...],
+    kind: Op,
+    rows: bool,
+) -> Kernel:
+    axes, stores = reshape_axes.simplify(axes, stores)
+    written = {s.slot for s in stores}
+    buffers = tuple(BufferInfo(*info, slot in written) for slot, info in enumerate(infos))
+    kernel = Kernel("", axes, stores, buffers, _params(stores))
+    flops, nbytes = _work(kernel)
+    name = f"{_name(kind, rows, kernel)}_{content_key(text(kernel))[:8]}"
+    return replace(kernel, name=name, flops=flops, bytes=nbytes)
 
 
 def _params(stores: tuple[Store, ...]) -> tuple[tuple[str, int, int], ...]:
@@ -423,13 +435,13 @@ def _work(kernel: Kernel) -> tuple[int, int]:
     return flops, nbytes
 
 
-def _name(group: Group, kernel: Kernel) -> str:
+def _name(root: Op, rows: bool, kernel: Kernel) -> str:
     value = kernel.stores[0].value
     bound: dict[Expr, None] = {}
-    kind = group.root.op.name.lower() if group.root.op in (Op.SCATTER, Op.SCAN) else "elementwise"
+    kind = root.name.lower() if root in (Op.SCATTER, Op.SCAN) else "elementwise"
     for e in expr.toposort([value]):
         if e.op is Op.REDUCE:
-            kind = "reduce" if e is value else "rows" if len(group.rows) else kind
+            kind = "reduce" if e is value else "rows" if rows else kind
             bound |= dict.fromkeys(e.arg[1])
     extents = [a.arg[1] for a in kernel.axes] + [a.arg[1] for a in bound]
     return "_".join([kind, "x".join(map(str, extents)) or "1"])
