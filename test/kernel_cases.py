@@ -17,8 +17,9 @@ from mygrad.dtype import DType
 from mygrad.expr import Expr, alu, axis, const, load
 from mygrad.kernel import BufferInfo, Kernel, Store
 from mygrad.ops import Op
-from mygrad.program import Launch
+from mygrad.program import Launch, Program
 from mygrad.runtime import device as devices
+from mygrad.runtime.base import Runtime
 
 Array = np.ndarray[Any, Any]
 EXTENTS = (0, 1, 2, 3, 5, 17, 33)
@@ -210,6 +211,17 @@ def run_on(
     runtime = devices.get(device)
     program = codegen.compile(kernel, runtime.target, actions)
     executable = runtime.load([(program, runtime.compile(program))])[0]
+    return run_program(runtime, program, executable, arrays, params)
+
+
+def run_program(
+    runtime: Runtime,
+    program: Program,
+    executable: Any,
+    arrays: Sequence[Array],
+    params: Mapping[str, int] | None = None,
+) -> list[Array]:
+    """The same of a loaded program. Buffers have exactly the bytes of the arrays."""
     memories = [runtime.allocate(max(a.nbytes, 1)) for a in arrays]
     for memory, array in zip(memories, arrays, strict=True):
         runtime.write(memory, array)
