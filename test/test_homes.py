@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mygrad import Tensor
+from mygrad import dtype as dt
 from mygrad import graph as g
 from mygrad.graph import Node
 from mygrad.helpers import prod
@@ -99,6 +100,29 @@ def test_permuted_reductions_keep_their_value(data: st.DataObject) -> None:
     x = np.arange(prod(shape), dtype=np.float32).reshape(shape)
     got = Tensor(x).sum(tuple(sorted(axes))).permute(*order).numpy()
     np.testing.assert_array_equal(got, x.sum(tuple(sorted(axes))).transpose(order))
+
+
+def test_of_a_sum_only_what_is_read_is_computed() -> None:
+    product = matmul(buffer(6, 5), buffer(5, 7))
+    window = ((1, 4), (0, 6))
+    (found,) = simplify([g.move(Op.SHRINK, g.cast(product, dt.bfloat16), window)])
+    assert found.op is Op.CAST
+    assert found.src[0].op is Op.REDUCE
+    assert found.shape == (3, 6)
+    got = Tensor(array(6, 5)).matmul(Tensor(array(5, 7)))[1:4, :6].numpy()
+    np.testing.assert_allclose(got, (array(6, 5) @ array(5, 7))[1:4, :6], rtol=1e-6)
+
+
+# --- narrow floats --------------------------------------------------------------------------------
+
+
+def test_widened_values_are_stored_narrow() -> None:
+    """Of a float32 product of rounded operands: the rounded ones, and the rounded result."""
+    a, b = (g.cast(g.cast(buffer(64, 64, seed=n), dt.bfloat16), dt.float32) for n in (0, 1))
+    inner = g.cast(g.cast(matmul(a, b), dt.bfloat16), dt.float32)
+    kept = stored(matmul(inner, b))
+    assert kept
+    assert {n.dtype for n in kept} == {dt.bfloat16}
 
 
 # --- who reads whom -------------------------------------------------------------------------------
