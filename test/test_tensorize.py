@@ -16,6 +16,7 @@ from mygrad.expr import Expr, alu, axis, const, load, reduce
 from mygrad.kernel import BufferInfo, Kernel, Store, verify
 from mygrad.ops import Op
 from mygrad.program import Target
+from mygrad.runtime.cpu_target import host_target
 
 UNITS = ("amx_bf16", "amx_int8")
 TARGET = Target("llvm", "test", units=UNITS, vector_bytes=64, vector_registers=32)
@@ -181,3 +182,26 @@ def test_convolution_and_its_gradients(stride: int, padding: int, size: int) -> 
         results.append([t.float().numpy() for t in (y, a.grad, b.grad)])
     for exact, got in zip(*results, strict=True):
         np.testing.assert_array_equal(got, rounded(exact) if exact is not results[0][0] else exact)
+
+
+def test_int8_on_the_device() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-128, 128, shape, dtype=np.int8) for shape in ((65, 300), (300, 47)))
+    got = (Tensor(a).cast("int32") @ Tensor(b).cast("int32")).numpy()
+    np.testing.assert_array_equal(got, a.astype(np.int64) @ b.astype(np.int64))
+
+
+def test_the_setting_and_the_fallback() -> None:
+    """Without the unit the target has none, and products are those of float32."""
+    with context(MYGRAD_AMX=False):
+        assert host_target("x", "+amx-tile,+amx-bf16,+avx512f", 1).units == ()
+    assert host_target("x", "+amx-tile,+avx512f", 1).units == ()
+    assert host_target("x", "+amx-bf16,+avx512f", 1).units == ()
+    kernel = matmul(33, 40, 70)
+    function = codegen.lower(codegen.schedule(kernel, Target("llvm", "test", vector_bytes=64)))
+    assert "product" not in stmt.text(function)
+    arrays = arrays_of(kernel)
+    x, y = (dt.from_storage(a, dt.bfloat16).astype(np.float64) for a in arrays[1:])
+    interpreter.run(function, arrays)
+    want = x.reshape(33, 70) @ y.reshape(70, 40)
+    np.testing.assert_array_equal(arrays[0].reshape(33, 40), want)
