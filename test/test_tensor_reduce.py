@@ -104,7 +104,7 @@ ROWS = np.array(
 )
 
 
-@pytest.mark.parametrize("n", [8191, 8192, 8193, 12289, 3 * 4096])
+@pytest.mark.parametrize("n", [8191, 8192, 8193, 12289, 3 * 4096, 50257])
 @pytest.mark.parametrize("name", ["argmax", "argmin"])
 def test_argmax_of_many(name: str, n: int) -> None:
     """In blocks of 4096: the first of equals, in whichever block, and NaN before all."""

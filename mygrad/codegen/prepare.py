@@ -10,18 +10,19 @@ became reductions with a condition); their axis is the last of these loops.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from mygrad import dtype as dt
 from mygrad.codegen.actions import LoopAxis, Schedule, definition
 from mygrad.codegen.stmt import Scratch
-from mygrad.errors import InternalError
 from mygrad.expr import (
     Expr,
     alu,
     axis,
     both,
+    conjuncts,
     const,
     free_axes,
     from_linear,
@@ -171,18 +172,32 @@ def guarded_load(e: Expr, src: tuple[Expr, ...], buffers: tuple[BufferInfo, ...]
         return load(e.arg, e.dtype, *src)
     valid = src[1]
     safe: dict[Expr, Expr] = {}
+    reduced = {x for n in toposort([src[0]]) if n.op in _LOOPS for x in toposort(n.src)}
     for n in toposort([src[0]]):
         inner = tuple(safe[s] for s in n.src)
-        if n.op in (Op.REDUCE, Op.SCAN):
-            raise InternalError("lower: a guarded index that reduces")
-        if _may_leave(n, buffers):
-            own = both(inner[1], valid) if len(inner) == 2 else valid
+        guard = _without_reads(valid) if n in reduced else valid
+        if _may_leave(n, buffers) and guard is not None:
+            own = both(inner[1], guard) if len(inner) == 2 else guard
             safe[n] = load(n.arg, n.dtype, inner[0], own)
         else:
             safe[n] = (
                 n if all(a is b for a, b in zip(inner, n.src, strict=True)) else rebuild(n, inner)
             )
     return load(e.arg, e.dtype, safe[src[0]], valid)
+
+
+_LOOPS = frozenset({Op.REDUCE, Op.SCAN})
+
+
+def _without_reads(valid: Expr) -> Expr | None:
+    """The part of a condition that can be asked inside of a reduction in the index that it guards:
+    what the reduction gives is not known there, and what it reads is valid by itself."""
+    known = [
+        c
+        for c in conjuncts(valid)
+        if not any(x.op in _LOOPS or x.op is Op.LOAD for x in toposort([c]))
+    ]
+    return functools.reduce(both, known) if known else None
 
 
 def _may_leave(e: Expr, buffers: tuple[BufferInfo, ...]) -> bool:
