@@ -1,6 +1,6 @@
 """Kernels run on the cpu between guard pages, in a forked child: a fault is an error with a name.
 
-    run(kernel, arrays, actions, target)    the arrays after the kernel; `Fault` if it killed the child
+    run(kernel, arrays, actions, target)   the arrays after it; `Fault` if it killed the child
 
 The child compiles, so that the parent of a thousand kernels does not grow, and runs with guard
 pages behind the buffers and again with guard pages before them.

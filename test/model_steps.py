@@ -50,9 +50,7 @@ class Block(nn.Module):
         """(batch, steps, width) to the same"""
         b, s, d = x.shape
         parts = self.mix(self.norms[0](x)).split(d, 2)
-        q, k, v = (
-            t.reshape(b, s, self.heads, d // self.heads).permute(0, 2, 1, 3) for t in parts
-        )
+        q, k, v = (t.reshape(b, s, self.heads, d // self.heads).permute(0, 2, 1, 3) for t in parts)
         mask = Tensor.full((s, s), -np.inf).triu(1)
         weights = (q @ k.transpose(-2, -1) * (d // self.heads) ** -0.5 + mask).softmax(-1)
         x = x + self.out((weights @ v).permute(0, 2, 1, 3).reshape(b, s, d))

@@ -54,7 +54,7 @@ def arrays() -> list[np.ndarray]:
 
 @pytest.mark.parametrize("which", ["read beyond", "read before", "write beyond", "write before"])
 def test_one_element_outside_stops_the_process_and_names_the_kernel(which: str) -> None:
-    with pytest.raises(guarded.Fault, match="^SIG(SEGV|BUS)") as caught:
+    with pytest.raises(guarded.Fault, match=r"^SIG(SEGV|BUS)") as caught:
         guarded.run_text(wrong(which), arrays()[:1])
     assert " in wrong\n" in caught.value.trace
 
@@ -76,7 +76,7 @@ def test_a_fault_on_another_thread_names_the_kernel_too() -> None:
         (executable,) = runtime.load([(program, runtime.compile(program))])
         run_program(runtime, program, executable, arrays()[:1])
 
-    with pytest.raises(guarded.Fault, match="^SIG(SEGV|BUS)") as caught:
+    with pytest.raises(guarded.Fault, match=r"^SIG(SEGV|BUS)") as caught:
         guarded.in_child(work)
     assert " in wrong\n" in caught.value.trace
 
@@ -85,9 +85,7 @@ def test_wrong_kernels_of_the_code_generator_are_caught() -> None:
     """Buffers one element shorter than the kernel says."""
     kernel = double()
     for actions in ((), (Split("i0", 8), Vectorize("i0i"))):
-        np.testing.assert_array_equal(
-            guarded.run(kernel, arrays(), actions)[0], 2 * arrays()[1]
-        )
+        np.testing.assert_array_equal(guarded.run(kernel, arrays(), actions)[0], 2 * arrays()[1])
         with pytest.raises(guarded.Fault, match="SIG") as caught:
             guarded.run(kernel, [a[:-1] for a in arrays()], actions)
         assert " in double\n" in caught.value.trace

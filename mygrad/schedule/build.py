@@ -204,12 +204,11 @@ class Builder:
             return stores
         number = {old: new for new, old in enumerate(sorted(used))}
         self.slots = {n: number[i] for n, i in self.slots.items() if i in number}
-        mapping = {
-            e: expr.load(number[e.arg], e.dtype, *e.src)
-            for s in stores
-            for e in expr.toposort(roots_of(s))
-            if e.op is Op.LOAD
-        }
+        mapping: dict[Expr, Expr] = {}
+        for e in expr.toposort([root for s in stores for root in roots_of(s)]):
+            if e.op is Op.LOAD:  # operands come first: an index may be loaded, too
+                src = (expr.substitute(x, mapping) for x in e.src)
+                mapping[e] = expr.load(number[e.arg], e.dtype, *src)
         return [
             replace(
                 s,
