@@ -32,8 +32,9 @@ from mygrad.codegen.actions import (
     apply,
     start,
 )
+from mygrad.codegen.blocking import across, blocks_of
 from mygrad.codegen.prepare import BLOCK
-from mygrad.codegen.staging import ALIASED, stages_of
+from mygrad.codegen.staging import stages_of
 from mygrad.codegen.tiling import Nest, Tile, nests_of, tile_of
 from mygrad.expr import Expr, free_axes, toposort
 from mygrad.helpers import ceildiv, prod
@@ -82,9 +83,12 @@ class Plan:
         scheduled = apply(start(self.kernel), taken)
         outermost = self.panels(scheduled)
         if outermost:
-            taken.append(Split(outermost, PANEL))
+            taken.append(Split(outermost, _part(scheduled.loop(outermost).extent, PANEL)))
             scheduled = taken[-1].apply(scheduled)
-        order = tuple(p.name for p in self.order(scheduled))
+        blocks = self.blocks(scheduled)
+        taken += blocks
+        scheduled = apply(scheduled, blocks)
+        order = self.blocked([p.name for p in self.order(scheduled)], blocks, scheduled)
         if outermost:  # partial results wait in the output
             order = (outermost + "o", *(n for n in order if n != outermost + "o"))
         if order != tuple(p.name for p in scheduled.loops):
@@ -141,6 +145,28 @@ class Plan:
             return []
         return [Split(long[0].name, BLOCK // 4)]
 
+    def blocks(self, scheduled: Schedule) -> list[Split]:
+        """Divisions for the caches, if all of the kernel is one reduction and what uses it."""
+        reductions = [n for n in self.nests if n.reduced]
+        if len(reductions) != 1 or self.nests[0] is not reductions[0] or self.fixed:
+            return []
+        seq = [p for p in scheduled.loops if p.kind == "seq" and p.root in self.kernel.axes]
+        names = {p.root: p.name for p in seq if scheduled.parts(p.root)[0] is p}
+        inner = [scheduled.parts(a)[-1].extent for a in reductions[0].reduced]
+        return blocks_of(self.nests[0], self.tile, names, inner[-1], self.target)
+
+    def blocked(
+        self, order: list[str], blocks: list[Split], scheduled: Schedule
+    ) -> tuple[str, ...]:
+        """The order of loops with the blocks outside of all loops that share an operand."""
+        outer = [b.axis + "o" for b in blocks]
+        loads = [x for x in self.nests[0].accesses if not x.stores] if blocks else []
+        order = [name for name in order if name not in outer]
+        roots = [scheduled.loop(name).root for name in order]
+        shared = (n for n, a in enumerate(roots) if any(x.strides.get(a, 0) == 0 for x in loads))
+        first = next(shared, 0)
+        return (*order[:first], *outer, *order[first:])
+
     def panels(self, scheduled: Schedule) -> str:
         """A long reduction of which every step reads from other rows, far apart: it is divided
         outside of all loops, so that the rows of a part stay in reach. The partial results live in
@@ -150,14 +176,13 @@ class Plan:
         if nest is None or not plain or store.value.op is not Op.REDUCE or len(nest.reduced) != 1:
             return ""
         inner = [p for p in scheduled.loops if p.root is nest.reduced[0]]
-        whole = len(inner) == 1 and inner[0].kind == "seq" and inner[0].extent > 2 * PANEL
+        whole = len(inner) == 1 and inner[0].kind == "seq" and inner[0].extent > PANEL
         if not whole or free_axes(store.value) != free_axes(store.index) or self.fixed:
             return ""
         if any(n.op is Op.LOAD and n.arg == store.slot for n in toposort([store.value])):
             return ""
         rows = [x for x in nest.accesses if not any(x.strides.get(a, 0) for a in self.tile.lanes)]
-        far = any(abs(x.strides.get(inner[0].root) or 0) * x.itemsize >= ALIASED for x in rows)
-        return inner[0].name if far else ""
+        return inner[0].name if any(across(nest, x, self.target) for x in rows) else ""
 
     def order(self, scheduled: Schedule) -> list[LoopAxis]:
         """Loops by: outputs before reductions; how many reductions need the axis; sequential loops
@@ -178,7 +203,7 @@ class Plan:
         """What an iteration over `axis` has to fetch anew, in the heaviest nest that has it."""
         for nest in self.nests:
             if axis in nest.axes:
-                return nest.moved(axis, self.tile)
+                return nest.moved(axis, self.tile, self.target)
         return 0.0
 
     def shared(self, scheduled: Schedule) -> str:
@@ -205,6 +230,11 @@ class Plan:
             if share > best_share + 0.05:
                 best, best_share = p.name, share
         return best
+
+
+def _part(extent: int, most: int) -> int:
+    """The steps of about equal parts of at most `most` steps."""
+    return ceildiv(extent, ceildiv(extent, most))
 
 
 def work_of(kernel: Kernel) -> int:

@@ -37,6 +37,7 @@ from mygrad.expr import (
     equal,
     free_axes,
     less,
+    linear,
     load,
     rebuild,
     reduce,
@@ -189,7 +190,11 @@ class Placer:
             )
         nests: dict[LoopAxis, Scope] = {}
         at.copies.append((staged.scratch, nests))
-        ordered = sorted(staged.layout, key=lambda p: (p.is_tile, self.order[p.axis]))
+        # along lines of memory, which a processor fetches ahead
+        steps = linear(staged.load.src[0])[0]
+        ordered = sorted(
+            staged.layout, key=lambda p: (p.is_tile, -steps.get(p.axis, 0), self.order[p.axis])
+        )
         loops, index, sources = in_blocks(self.schedule, staged, ordered, self.next_id)
         self.next_id += 2
         self.tile_axes |= {p.axis for p in loops if p.is_tile}

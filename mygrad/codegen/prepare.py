@@ -251,6 +251,29 @@ def staged_loads(schedule: Schedule, roots: Iterable[Expr]) -> dict[Expr, Staged
     return staged
 
 
+def in_lanes(
+    staged: Staged, loops: list[LoopAxis], next_id: int
+) -> tuple[list[LoopAxis], Expr, tuple[Expr, ...]]:
+    """The loops, index and sources of a copy without lanes. Copies that are next to each other in
+    memory and in scratch become lanes; their axis has the number `next_id`.
+
+    for mo: for k: unroll mi: S[mo, k, mi] = A[k, m]  ->  for mo: for k: vector mi: ..."""
+    index, sources = staged.index, staged.load.src
+    (read, _), (written, _) = linear(sources[0]), linear(index)
+    near = [p for p in loops if p.kind == "unroll" and read.get(p.axis) == written.get(p.axis) == 1]
+    whole = [p for p in near if p.stride == 1 and p.extent in (4, 8, 16)]
+    if not whole or any(p.kind == "vector" for p in loops):
+        return loops, index, sources
+    lanes = replace(whole[0], axis=axis(next_id, whole[0].extent), kind="vector")
+    renamed = {whole[0].axis: lanes.axis}
+    others = [p for p in loops if p is not whole[0]]
+    return (
+        [*others, lanes],
+        substitute(index, renamed),
+        tuple(substitute(e, renamed) for e in sources),
+    )
+
+
 def in_blocks(
     schedule: Schedule, staged: Staged, loops: list[LoopAxis], next_id: int
 ) -> tuple[list[LoopAxis], Expr, tuple[Expr, ...]]:
@@ -266,7 +289,9 @@ def in_blocks(
     lanes = next((p for p in loops if p.kind == "vector"), None)
     far = lanes is not None and abs(read.get(lanes.axis, 0)) >= lanes.extent
     root = next((p.root for p in loops if read.get(p.axis) == p.stride and p is not lanes), None)
-    if lanes is None or root is None or not staged.transposed or not far or len(sources) > 1:
+    if lanes is None:
+        return in_lanes(staged, loops, next_id)
+    if root is None or not staged.transposed or not far or len(sources) > 1:
         return loops, index, sources
     parts = schedule.parts(root)
     own, step = frozenset(p.axis for p in parts), written.get(parts[-1].axis, 0)

@@ -9,6 +9,7 @@ tiles read it, and no conditions.
 from __future__ import annotations
 
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
+from mygrad.codegen.blocking import LINE, across
 from mygrad.codegen.tiling import Access, Nest, Tile
 from mygrad.helpers import prod
 from mygrad.program import Target
@@ -31,8 +32,10 @@ def stages_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> li
 def _is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
     """Whether the loads of the inner loops are worse than those of a packed copy."""
     vector = next((a for a in nest.axes if a in tile.lanes), None)
-    if vector is None or vector in nest.reduced or access.strides.get(vector, 0) == 0:
+    if vector is None or vector in nest.reduced:
         return False
+    if access.strides.get(vector, 0) == 0:
+        return across(nest, access, target)
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
     return (
         access.strides[vector] != 1
@@ -55,14 +58,14 @@ def _stage(nest: Nest, access: Access, loops: list[LoopAxis], target: Target) ->
             at.is_tile or all(p.root in nest.reduced or p.is_tile for p in inner)
         ):
             break
-        if at is not None and at.root in nest.reduced:
-            continue
         layout = [p for p in inner if access.strides.get(p.root, 0) != 0]
         again = [p for p in inner if p.root not in nest.reduced and p not in layout]
         size = prod(p.extent for p in layout) * access.itemsize
         uses = prod(p.extent for p in again)
         trips = prod(p.extent for p in again if not p.is_tile)
-        copied = size * prod(p.extent for p in loops[:n])
+        run = prod(p.extent for p in layout if access.strides.get(p.root) == 1) * access.itemsize
+        parts = max(LINE // max(run, 1), 1)  # of a line that are read at different times
+        copied = size * parts * prod(p.extent for p in loops[:n])
         if not layout or trips <= 1 or uses < USES or size > target.l2_bytes // 2:
             continue
         if not best or copied <= least:

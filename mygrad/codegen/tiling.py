@@ -104,23 +104,26 @@ class Nest:
         free = [a for a in self.axes if a not in self.reduced and access.strides.get(a, 0) == 0]
         return min(prod(a.arg[1] for a in free), ENOUGH)
 
-    def moved(self, axis: Expr, tile: Tile) -> float:
-        """Elements that a step along `axis` has to fetch anew; for a nest without a reduction, how
-        many bytes away, on pages that are far in any case, so that contiguous axes are innermost.
-        """
+    def moved(self, axis: Expr, tile: Tile, target: Target) -> float:
+        """Bytes that a step along `axis` has to fetch anew: also those that are the same in every
+        step, where they do not stay in the first cache. For a nest without a reduction, how many
+        bytes away, on pages that are far in any case, so that contiguous axes are innermost."""
         if not self.reduced:
             return sum(min(_step(a, axis) * tile.size(axis), PAGE) for a in self.accesses)
         if axis in self.reduced:
             steps = [abs(a.strides.get(axis) or 0) * tile.size(axis) for a in self.accesses]
             return float(min((s for s in steps if s), default=0))
-        inside = [a for a in self.axes if a in self.reduced]
-        total = 0.0
+        fetched, kept = 0.0, 0.0
         for access in self.accesses:
-            if access.strides.get(axis, 0) != 0 and not access.stores:
-                total += prod(a.arg[1] for a in inside if access.strides.get(a, 0) != 0) * prod(
-                    tile.size(a) for a in self.axes if access.strides.get(a, 0) != 0
-                )
-        return total
+            if access.stores:
+                continue
+            own = [a for a in self.axes if access.strides.get(a, 0) != 0]
+            size = prod(a.arg[1] if a in self.reduced else tile.size(a) for a in own)
+            if axis in own:
+                fetched += size * access.itemsize
+            else:
+                kept += size * access.itemsize
+        return fetched if kept <= target.l1_bytes // 2 else fetched + kept
 
 
 def _step(access: Access, axis: Expr) -> int:
@@ -327,7 +330,7 @@ def _register_tile(
     far = {a: max((abs(x.strides.get(a) or 0) for x in loads), default=0) for a in shared}
     needed = {a: sum(x.strides.get(a, 0) != 0 for x in vectors) for a in shared}
     shared.sort(key=lambda a: (needed[a], -min(a.arg[1], ENOUGH), far[a]))
-    inner = min(nest.reduced, key=lambda a: nest.moved(a, tile))
+    inner = min(nest.reduced, key=lambda a: nest.moved(a, tile, target))
     slides = [a for a in shared if any(_slides(x, a, inner) for x in loads)]
     outer = vector is not None and vector not in nest.reduced
     candidates: list[tuple[tuple[Expr, int], ...]] = []
@@ -378,7 +381,7 @@ def _tile_cost(
     cells = prod(c for _, c in chosen)
     width = tile.lanes[vector] if vector is not None else 1
     registers = ceildiv(width * nest.itemsize, target.vector_bytes)
-    inner = min(nest.reduced, key=lambda a: nest.moved(a, tile))
+    inner = min(nest.reduced, key=lambda a: nest.moved(a, tile, target))
     wide = prod(c for a, c in chosen if a is vector)
     loads, live, kept = 0.0, 0, 0
     for access in nest.accesses:

@@ -1,0 +1,71 @@
+"""Blocks for the caches: which loops the default schedule divides, and that sums stay what they
+were, by the interpreters of kernels and of statements."""
+
+from __future__ import annotations
+
+import pytest
+from graphs import buffer, matmul
+from test_lower import check
+
+from mygrad import graph as g
+from mygrad.codegen import schedule
+from mygrad.codegen.actions import Split, Stage
+from mygrad.codegen.analysis import default_actions
+from mygrad.kernel import Kernel
+from mygrad.ops import Op
+from mygrad.program import Target
+from mygrad.schedule.schedule import schedule as plan
+
+WIDE = Target(
+    "llvm", "wide", vector_bytes=64, vector_registers=32, l1_bytes=48 << 10, l2_bytes=2 << 20
+)
+AVX2 = Target(
+    "llvm", "avx2", vector_bytes=32, vector_registers=16, l1_bytes=32 << 10, l2_bytes=1 << 20
+)
+TINY = Target(
+    "llvm", "tiny", vector_bytes=16, vector_registers=16, l1_bytes=256, l2_bytes=4 << 10
+)  # caches that small products overflow
+
+
+def product(m: int, k: int, n: int, kind: str = "NN") -> Kernel:
+    a = buffer(m, k) if kind[0] == "N" else g.move(Op.PERMUTE, buffer(k, m), (1, 0))
+    b = buffer(k, n) if kind[1] == "N" else g.move(Op.PERMUTE, buffer(n, k), (1, 0))
+    (step,) = plan([matmul(a, b)], "cpu").steps
+    assert isinstance(step.what, Kernel)
+    return step.what
+
+
+@pytest.mark.parametrize("target", [WIDE, AVX2])
+def test_columns_of_a_block_fit_in_half_of_the_second_cache(target: Target) -> None:
+    kernel = product(512, 640, 2048)
+    scheduled = schedule(kernel, target)
+    (stage,) = [a for a in default_actions(kernel, target) if isinstance(a, Stage)]
+    cells = 1
+    for name in stage.layout:
+        cells *= scheduled.loop(name).extent
+    assert target.l2_bytes // 8 < 4 * cells <= target.l2_bytes // 2
+    assert stage.at == scheduled.loops[0].name == "i1oo"
+
+
+def test_columns_that_fit_are_one_block() -> None:
+    actions = default_actions(product(256, 256, 256), WIDE)
+    assert not any(isinstance(a, Stage) for a in actions)
+    assert not any(isinstance(a, Split) and a.axis.endswith("o") for a in actions)
+
+
+def test_rows_across_lines_are_copied_in_blocks_and_the_sum_is_divided() -> None:
+    actions = default_actions(product(1024, 1024, 1024, "TN"), WIDE)
+    assert {a.slot for a in actions if isinstance(a, Stage)} == {0, 1}
+    assert Split("i2", 512) in actions
+    assert not any(
+        isinstance(a, Split) and a.axis == "i2"
+        for a in default_actions(product(1024, 1024, 1024), WIDE)
+    )
+
+
+@pytest.mark.parametrize("kind", ["NN", "NT", "TN", "TT"])
+@pytest.mark.parametrize("shape", [(1, 7, 130), (13, 37, 61), (40, 24, 96), (33, 1, 47)])
+def test_values(kind: str, shape: tuple[int, int, int]) -> None:
+    kernel = product(*shape, kind)
+    for target in (TINY, AVX2):
+        check(kernel, schedule(kernel, target))
