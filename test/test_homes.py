@@ -125,6 +125,29 @@ def test_widened_values_are_stored_narrow() -> None:
     assert {n.dtype for n in kept} == {dt.bfloat16}
 
 
+# --- of sums only what is read --------------------------------------------------------------------
+
+
+def test_a_cut_of_a_sum_is_a_sum_of_a_cut() -> None:
+    cut = g.move(Op.SHRINK, g.reduce(Op.ADD, buffer(5, 6), (1,)), ((1, 4),))
+    (found,) = simplify([cut])
+    assert found.op is Op.REDUCE
+    assert found.src[0].op is Op.SHRINK
+    assert found.src[0].arg == ((1, 4), (0, 6))
+
+
+def test_a_sum_that_others_read_stays_whole() -> None:
+    total = g.reduce(Op.ADD, buffer(5, 6), (1,))
+    cut = g.move(Op.SHRINK, total, ((1, 4),))
+    assert simplify([total, cut]) == [total, cut]
+
+
+def test_a_sum_over_strided_windows_stays_whole() -> None:
+    spread = g.move(Op.UNWINDOW, buffer(4, 3), (0, 9, 2, 1))
+    cut = g.move(Op.SHRINK, g.reduce(Op.ADD, spread, (1,)), ((1, 8),))
+    assert simplify([cut]) == [cut]
+
+
 # --- who reads whom -------------------------------------------------------------------------------
 
 

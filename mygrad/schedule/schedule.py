@@ -19,7 +19,6 @@ from mygrad.kernel import Kernel
 from mygrad.ops import Op
 from mygrad.schedule import memory
 from mygrad.schedule.build import Builder, Built
-from mygrad.schedule.cuts import cut_early
 from mygrad.schedule.homes import STEPS, Group, Homes
 from mygrad.schedule.revise import choose_homes
 from mygrad.schedule.sharing import share
@@ -29,7 +28,6 @@ from mygrad.schedule.steps import Memory, Schedule, Step, inputs
 
 PIPELINE = (
     "simplify the graph",
-    "cut before reducing",
     "split long sums",
     "choose homes",
     "build kernels",
@@ -43,7 +41,7 @@ def schedule(roots: Sequence[Node], device: str) -> Schedule:
     """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a
     device are computed on `device`."""
     slots = {node: i for i, node in enumerate(inputs(roots))}
-    simple = split_sums(cut_early(simplify(roots)))
+    simple = split_sums(simplify(roots))
     homes = choose_homes([r for r in simple if r.op is not Op.BUFFER])
     built: dict[Group, Built | None] = {}
     while len(built) < len(homes.groups):  # building may add groups: padded copies

@@ -5,7 +5,8 @@ operations that do nothing vanish: x * 1, x / 1, -(-x), where(True, a, b), no-op
 movement after movement merges:    RESHAPE(RESHAPE(x)), PERMUTE(PERMUTE(x)) ...
 permuted sums are computed so:     PERMUTE(REDUCE(x)) -> REDUCE(PERMUTE(x)), if nothing else reads
                                    it; so it is stored in the order in which it is read
-and of sums only what is read:     SHRINK(REDUCE(x)) -> REDUCE(SHRINK(x)), likewise
+and of sums only what is read:     SHRINK(REDUCE(x)) -> REDUCE(SHRINK(x)), likewise; but a sum over
+                                   strided windows starts where their phases are told apart
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _move_operand(node: Node) -> Node:
     while reduced.op is Op.CAST:
         casts.append(reduced.dtype)
         reduced = reduced.src[0]
-    if reduced.op is not Op.REDUCE:
+    if reduced.op is not Op.REDUCE or (node.op is Op.SHRINK and _has_stride(reduced.src[0])):
         return node
     x, (op, axes) = reduced.src[0], reduced.arg
     kept = [a for a in range(len(x.shape)) if a not in axes]
@@ -77,6 +78,11 @@ def _move_operand(node: Node) -> Node:
     for dtype in reversed(casts):
         result = graph.cast(result, dtype)
     return result
+
+
+def _has_stride(x: Node) -> bool:
+    """Whether a place of an array is divided by a stride to find its window."""
+    return x.op is Op.UNWINDOW and x.arg[2] > 1
 
 
 def _is_read_once(node: Node, readers: Counter[Node]) -> bool:
