@@ -208,3 +208,39 @@ def test_a_weight_that_is_used_at_each_time_has_a_gradient_of_its_size() -> None
     h.sum().backward()
     plan = schedule([w.grad._node], "reference")
     assert max(m.nbytes for m in plan.memories) <= 4 * width * max(batch, width)
+
+
+# --- movement that costs --------------------------------------------------------------------------
+
+
+def doubled(x: Node, times: int = 2) -> Node:
+    """Every element of (n, m) as often, side by side."""
+    n, m = x.shape
+    return reshape(expand(reshape(x, (n, m, 1)), (n, m, times)), (n, m * times))
+
+
+def test_only_elements_repeated_side_by_side_count() -> None:
+    x = buffer(6, 4)
+    assert facts.weight_of(doubled(x)) == cost.REPEAT
+    assert facts.weight_of(doubled(x).src[0]) == 0
+    rows = expand(reshape(x, (1, 24)), (3, 24))
+    assert facts.weight_of(reshape(rows, (72,))) == 0  # one copy after the other
+    apart = expand(reshape(x, (6, 1, 4, 1)), (6, 3, 4, 5))
+    assert facts.weight_of(reshape(apart, (6, 3, 20))) == cost.REPEAT
+    assert facts.weight_of(reshape(apart, (6, 3, 4, 5, 1))) == 0  # still an axis of its own
+    assert facts.weight_of(reshape(x, (24,))) == 0
+
+
+def test_what_is_repeated_and_read_often_is_stored() -> None:
+    """As an upsampled image that is joined with another: each kernel that computes it would have
+    its lanes along no axis."""
+    other = buffer(256, 256, seed=1)
+
+    def readers(image: Node) -> tuple[Node, list[Node]]:
+        joined = g.alu(Op.ADD, image, other)
+        return joined, [g.reduce(Op.MAX, joined, (1,)), g.reduce(Op.MAX, joined, (0,))]
+
+    joined, roots = readers(doubled(buffer(256, 128)))
+    assert joined in choose_homes(roots).group_of
+    joined, roots = readers(buffer(256, 256, seed=4))
+    assert joined not in choose_homes(roots).group_of

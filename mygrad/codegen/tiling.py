@@ -25,6 +25,7 @@ VECTORS = (1, 2, 3, 4)
 ROWS = 8  # read at a time where they come from memory
 SPARE = 4  # registers for spread scalars and constants
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
+CROWD = 0.02  # what a copy costs, as a share, where all read rows of their own
 MAX_LANES = {"opencl": 16}
 
 
@@ -111,8 +112,8 @@ class Nest:
         if not self.reduced:
             return sum(min(_step(a, axis) * tile.size(axis), PAGE) for a in self.accesses)
         if axis in self.reduced:
-            steps = [abs(a.strides.get(axis) or 0) * tile.size(axis) for a in self.accesses]
-            return float(min((s for s in steps if s), default=0))
+            steps = [_step(a, axis) * tile.size(axis) for a in self.accesses if not a.stores]
+            return float(sum(min(s, PAGE) for s in steps))
         fetched, kept = 0.0, 0.0
         for access in self.accesses:
             if access.stores:
@@ -383,6 +384,7 @@ def _tile_cost(
     registers = ceildiv(width * nest.itemsize, target.vector_bytes)
     inner = min(nest.reduced, key=lambda a: nest.moved(a, tile, target))
     wide = prod(c for a, c in chosen if a is vector)
+    trips = ceildiv(inner.arg[1], tile.lanes.get(inner, 1))
     loads, live, kept = 0.0, 0, 0
     for access in nest.accesses:
         if access.stores:
@@ -397,7 +399,8 @@ def _tile_cost(
             window = prod(c for a, c in chosen if _slides(access, a, inner))
             loads += made / window * (window + again - 1) / again
             continue
-        loads += made * max(along, 1.0)
+        fixed = access.strides.get(inner, 0) == 0 and along == SPLAT  # it stays in a register
+        loads += made * max(along, 1.0) / (trips if fixed else 1)
         if along != SPLAT:
             live = max(live, made)
     spare = max(kept, SPARE)
@@ -407,6 +410,8 @@ def _tile_cost(
     for a, c in chosen:
         step = c * tile.lanes.get(a, 1)
         waste *= (1.0 + ceildiv(a.arg[1], step) * step / a.arg[1]) / 2
+    if vector in nest.reduced:  # several vectors are in flight anyway; copies must spare loads
+        return (0.5 + loads / cells) * waste * (1.0 + CROWD * cells)
     latency = 0.1 * max(0, ENOUGH - cells)
     return (0.5 + loads / cells) * waste + latency
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mygrad.graph import Node
+from mygrad.helpers import prod
 from mygrad.ops import ALU, MOVEMENT, Op
 from mygrad.schedule import cost
 
@@ -127,14 +128,37 @@ class _Gatherer:
         for s in node.src:
             for key, found in self.members[s].items():
                 members[key] = members[key] | found if key in members else found
-        if computed:
-            key = (node.size, cost.weight(node.op))
+        weight = weight_of(node)
+        if weight or computed:
+            key = (node.size, weight)
             members[key] = members.get(key, frozenset()) | {node}
         self.members[node] = members
         size = max(node.size, 1)
         operations = sum(len(m) * weight * min(1.0, n / size) for (n, weight), m in members.items())
         first, *others = (self.known.facts[s].leaves for s in node.src)
         return Facts(sum(map(len, members.values())), operations, first.union(*others))
+
+
+def weight_of(node: Node) -> float:
+    """Operations that an element of a node counts for. Movement is an index and costs nothing, but
+    for elements that are repeated side by side: every kernel that reads them divides its axes, and
+    has its lanes along none of them."""
+    if node.op in MOVEMENT:
+        return cost.REPEAT if _repeats(node) else 0.0
+    return cost.weight(node.op)
+
+
+def _repeats(node: Node) -> bool:
+    """Whether a RESHAPE merges an axis that was expanded with one in front of it."""
+    x = node.src[0]
+    if node.op is not Op.RESHAPE or x.op is not Op.EXPAND:
+        return False
+    starts = {prod(node.shape[a:]) for a in range(len(node.shape))}
+    small = x.src[0].shape
+    return any(
+        n > small[a] and prod(x.shape[a:]) not in starts and prod(x.shape[:a]) > 1
+        for a, n in enumerate(x.shape)
+    )
 
 
 def _moved(node: Node) -> list[Node]:

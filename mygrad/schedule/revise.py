@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from mygrad.graph import Node
 from mygrad.ops import ALU, MOVEMENT, SOURCE, Op
 from mygrad.schedule import cost
+from mygrad.schedule.facts import weight_of
 from mygrad.schedule.homes import Group, Homes, evaluations_of
-
 
 LOOKS = 4  # at most: what one takes away can make another value worth storing
 
@@ -95,10 +95,8 @@ class _Revision:
             seen.add(x)
             if (x in homes.group_of and x not in gone) or x.op is Op.BUFFER:
                 leaves.add(x)
-            elif x.op in ALU:
-                operations[x] = cost.weight(x.op) * min(1.0, x.size / node.size)
-                work += x.src
-            elif x.op in MOVEMENT:
+            elif x.op in ALU or x.op in MOVEMENT:
+                operations[x] = weight_of(x) * min(1.0, x.size / node.size)
                 work += x.src
             elif x.op not in SOURCE:
                 return None
