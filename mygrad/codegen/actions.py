@@ -3,9 +3,11 @@
     Schedule = kernel
                loops   (LoopAxis, ...)    outermost first; all output and reduce axes, or parts
                stages  (Stage, ...)       operands that are copied into scratch memory
+               kept    (number, ...)      repeats (keeping.py) that are computed once
                tensor  (Tensorize)        what of a sum of products matrix units compute, if any
     LoopAxis = (name, axis, root, stride, kind)       kind: seq | parallel | unroll | vector
-    action   = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer | Stream | Tensorize
+    action   = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Keep | Defer | Stream
+             | Tensorize
 
 An axis of the kernel (the root) is the sum of its loops, each times its stride: after `Split("i0",
 8)`, i0 = 8 * i0o + i0i. Only the last tile of a root may be short (ragged); lowering peels it off.
@@ -26,8 +28,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from mygrad.codegen.keeping import repeats
 from mygrad.errors import InternalError, message
-from mygrad.expr import Expr, axis, const
+from mygrad.expr import Expr, axis, const, text
 from mygrad.helpers import ceildiv
 from mygrad.kernel import Kernel, all_nodes, axis_sets, bound_axes, ordered_axes, scan_axes
 from mygrad.ops import Op
@@ -69,6 +72,7 @@ class Schedule:
     loops: tuple[LoopAxis, ...]
     next_id: int
     stages: tuple[Stage, ...] = ()
+    kept: tuple[int, ...] = ()
     deferred: tuple[str, ...] = ()  # unrolled loops that stores run through one by one
     tensor: Tensorize | None = None
     streams: tuple[int, ...] = ()  # slots whose stores go past the caches
@@ -92,6 +96,7 @@ class Schedule:
     def __str__(self) -> str:
         lines = [f"{p.name}: {p.kind}[{p.extent}] stride {p.stride}" for p in self.loops]
         lines += [str(s) for s in self.stages] + [str(self.tensor)] * bool(self.tensor)
+        lines += [f"keep {n}: {text(repeats(self.kernel)[n].value)}" for n in self.kept]
         lines += [f"deferred: {', '.join(self.deferred)}"] * bool(self.deferred)
         return "\n".join(lines + [f"stream: b{slot}" for slot in self.streams])
 
@@ -304,6 +309,28 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Compute a value that several nests of a row need once: number `number` of the kernel's
+    repeats (`keeping.repeats`). The reduction that needs it first puts it into scratch memory, one
+    cell for each of its points, where the later nests read it.
+
+    for i: { acc = sum over k of exp(x[i, k]);  for j: out[i, j] = exp(x[i, j]) / acc }
+    ->  Keep(0)  ->
+    for i: { for k: { S[k] = exp(x[i, k]);  acc += S[k] };  for j: out[i, j] = S[j] / acc }
+    """
+
+    number: int
+
+    def apply(self, s: Schedule) -> Schedule:
+        """The schedule after the action."""
+        count = len(repeats(s.kernel))
+        _refuse(not 0 <= self.number < count, self, f"the kernel has {count} repeats")
+        _refuse(self.number in s.kept, self, "the value is kept already")
+        _refuse(s.tensor is not None, self, "the nests of the kernel are tensorized")
+        return replace(s, kept=(*s.kept, self.number))
+
+
+@dataclass(frozen=True, slots=True)
 class Defer:
     """Store the results of a tile after it, in sequential loops over its unrolled loops `axes`; the
     reductions of the tile hand their results over in scratch memory. A long expression after a
@@ -376,10 +403,13 @@ class Tensorize:
             inside = name and s.loop(name, "Tensorize").is_tile
             _refuse(bool(inside), self, "operands cannot be packed inside of a tile")
         _refuse(s.tensor is not None or bool(s.stages), self, "other operands are staged already")
+        _refuse(bool(s.kept), self, "values of its nests are kept")
         return replace(s, tensor=self)
 
 
-Action = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Defer | Stream | Tensorize
+Action = (
+    Split | Reorder | Vectorize | Unroll | Parallel | Stage | Keep | Defer | Stream | Tensorize
+)
 
 
 def definition(s: Schedule, root: Expr) -> Expr:

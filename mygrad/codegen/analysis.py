@@ -21,6 +21,7 @@ from mygrad.codegen import tensorize
 from mygrad.codegen.actions import (
     Action,
     Defer,
+    Keep,
     LoopAxis,
     Parallel,
     Reorder,
@@ -33,6 +34,7 @@ from mygrad.codegen.actions import (
     start,
 )
 from mygrad.codegen.blocking import across, blocks_of
+from mygrad.codegen.keeping import keeps
 from mygrad.codegen.prepare import BLOCK
 from mygrad.codegen.staging import stages_of
 from mygrad.codegen.tiling import Nest, Tile, nests_of, tile_of
@@ -66,7 +68,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.fixed = scan_axes(self.kernel) | ordered_axes(self.kernel)
-        self.nests = sorted(nests_of(self.kernel), key=lambda n: -n.work)
+        self.kept = keeps(self.kernel, self.target)
+        self.nests = sorted(nests_of(self.kernel, self.kept), key=lambda n: -n.work)
         for nest in self.nests:
             taken = [n.axes for n in self.nests if any(a in self.tile.lanes for a in n.axes)]
             # one vector axis in each scope
@@ -102,7 +105,7 @@ class Plan:
         if heaviest is not None and heaviest is self.nests[0]:
             taken += stages_of(heaviest, self.tile, scheduled, self.target)
             taken += self.deferred(scheduled)
-        return (*taken, *self.streams())
+        return (*taken, *map(Keep, self.kept), *self.streams())
 
     def streams(self) -> list[Stream]:
         """Outputs that no cache would keep until they are read."""

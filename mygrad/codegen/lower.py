@@ -20,6 +20,7 @@ from mygrad.codegen import panels
 from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError
 from mygrad.codegen.prepare import (
     Handover,
+    Kept,
     Staged,
     axes_of,
     combine,
@@ -58,7 +59,9 @@ class Placer:
         self.root = Scope()
         self.tensor = panels.tensor_of(schedule)
         stored = panels.hand_over(schedule, self.tensor) if self.tensor else schedule
-        self.stores, self.handovers = defer_stores(schedule, prepare(stored))
+        prepared, kept = prepare(stored)
+        self.stores, self.handovers = defer_stores(schedule, prepared)
+        self.kept = {k.scratch.name: k for k in kept}
         self.deferred = frozenset(schedule.deferred)
         self.order = {p.axis: n for n, p in enumerate(schedule.loops)}
         self.loop_of = {p.axis: p for p in schedule.loops}
@@ -70,6 +73,8 @@ class Placer:
         roots += [h.value for h in self.handovers]
         self.staged: dict[Expr, Staged] = staged_loads(schedule, roots)
         self._count_uses(toposort(roots))
+        for k in kept:  # it is put into scratch memory, too
+            self.uses[k.value] = self.uses.get(k.value, 0) + 1
 
     def _count_uses(self, nodes: list[Expr]) -> None:
         self.uses: dict[Expr, int] = {}
@@ -322,6 +327,10 @@ class Placer:
                 state[e] = False
                 if e.op not in (Op.REDUCE, Op.SCAN) and not self.is_copied(e, scope):
                     work += [s for s in reversed(e.src) if s not in state]
+                filled = self.filled_by(e)
+                if filled is not None and filled not in state:
+                    self.check_row(e, filled, scope)
+                    work.append(filled)
             else:
                 work.pop()
                 if not known:
@@ -390,14 +399,38 @@ class Placer:
             phase.combines.append(Combine(result.arg, name, own))
         home.values[e] = result
         home.phase_of[e] = number + 1
+        for kept in self.kept.values():
+            if kept.body is e.src[0]:
+                self.keep(kept, home, scope)
         scope.leaves.append(Update(name, self.place(e.src[0], scope)))
         return result
+
+    def keep(self, kept: Kept, home: Scope, scope: Scope) -> None:
+        """Put a value into its scratch row, declared just outside of the rows that run in
+        lockstep."""
+        tiled = (s.depth - 1 for s in home.path if s.loop and s.loop.is_tile)
+        at = home.path[next(tiled, home.depth)]
+        if all(c is not kept.scratch for c, _ in at.copies):
+            at.copies.append((kept.scratch, {}))
+        self.affine |= {e for e in toposort([kept.index]) if e.op in (Op.ADD, Op.MUL)}
+        scope.leaves.append(Put(kept.scratch.name, kept.index, self.place(kept.value, scope)))
+
+    def check_row(self, e: Expr, filled: Expr, scope: Scope) -> None:
+        """A row is read inside of the loops of the reduction that fills it."""
+        if scope.level(e) < scope.level(filled):
+            raise ScheduleError(f"keep {e.arg}: the loops of the row must be outermost")
+
+    def filled_by(self, e: Expr) -> Expr | None:
+        """The reduction that fills the scratch row which `e` reads, if it does."""
+        kept = self.kept.get(e.arg) if e.op is Op.LOAD and isinstance(e.arg, str) else None
+        return kept.filled if kept else None
 
     def reduce_phase(self, e: Expr, home: Scope) -> int:
         """The first phase in which every reduction of the same scope that `e` needs has its
         result."""
         number = 0
-        for n in toposort(e.src):
+        for node in toposort(e.src):
+            n = self.filled_by(node) or node
             if n.op is not Op.REDUCE or not all(a in home.positions for a in free_axes(n)):
                 continue
             if home.level(n) == home.depth:

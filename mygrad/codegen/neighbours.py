@@ -16,6 +16,7 @@ from dataclasses import replace
 from mygrad.codegen.actions import (
     Action,
     Defer,
+    Keep,
     Parallel,
     Reorder,
     Schedule,
@@ -90,7 +91,7 @@ def _stages(actions: Actions, scheduled: Schedule) -> Iterator[Actions]:
                 yield _put(actions, n, replace(action, at=at))
             for i in range(len(action.layout) - 1):
                 yield _put(actions, n, replace(action, layout=_swapped(action.layout, i)))
-        elif isinstance(action, Defer):
+        elif isinstance(action, Keep | Defer):
             yield _put(actions, n)
 
 
@@ -116,7 +117,7 @@ def _blocks(kernel: Kernel, actions: Actions) -> Iterator[Actions]:
 
 
 def _comes_late(action: Action) -> bool:
-    return isinstance(action, Reorder | Parallel | Stage | Defer)
+    return isinstance(action, Reorder | Parallel | Stage | Keep | Defer)
 
 
 def _renamed(action: Action, name: str, parts: tuple[str, str]) -> Action:
@@ -151,7 +152,7 @@ def _swapped(names: tuple[str, ...], i: int) -> tuple[str, ...]:
 
 def _threads(actions: Actions, scheduled: Schedule) -> Iterator[Actions]:
     rest = tuple(a for a in actions if not isinstance(a, Parallel))
-    place = next((n for n, a in enumerate(rest) if isinstance(a, Stage | Defer)), len(rest))
+    place = next((n for n, a in enumerate(rest) if isinstance(a, Stage | Keep | Defer)), len(rest))
     yield rest
     for loop in scheduled.loops:
         if loop.kind == "seq" and loop.root in scheduled.kernel.axes:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from mygrad import dtype as dt
 from mygrad.codegen.actions import LoopAxis, Schedule, definition
+from mygrad.codegen.keeping import Repeat, repeats
 from mygrad.codegen.stmt import Scratch
 from mygrad.expr import (
     Expr,
@@ -44,16 +45,22 @@ from mygrad.ops import Op
 BLOCK = 4096  # terms of a sum that one accumulator adds up, where the loops allow it
 
 
-def prepare(schedule: Schedule) -> list[Store]:
+def prepare(schedule: Schedule) -> tuple[list[Store], list[Kept]]:
     """The stores of the kernel over the loops of the schedule; those that run over an empty axis
-    are gone."""
+    are gone. And the values that are kept: what reads them does so already."""
     alive = [s for s in schedule.kernel.stores if all(a.arg[1] > 0 for a in store_axes(s))]
     carried = _carried_scans(alive)
     mapping = _axis_values(schedule, carried)
     nodes = toposort([e for store in alive for e in roots_of(store)])
+    for n, number in enumerate(schedule.kept if alive else ()):
+        mapping |= _reads_of(schedule, repeats(schedule.kernel)[number], f"k{n}")
     for e in nodes:
         if e not in mapping:
             mapping[e] = _convert(schedule, e, mapping, carried)
+    kept = [
+        _kept(schedule, repeats(schedule.kernel)[number], f"k{n}", mapping)
+        for n, number in enumerate(schedule.kept if alive else ())
+    ]
     return [
         replace(
             store,
@@ -63,7 +70,7 @@ def prepare(schedule: Schedule) -> list[Store]:
             ordered_axes=_loop_axes(schedule, store.ordered_axes),
         )
         for store in alive
-    ]
+    ], kept
 
 
 def _axis_values(schedule: Schedule, carried: dict[Expr, Expr]) -> dict[Expr, Expr]:
@@ -213,6 +220,48 @@ def combine(op: Op, a: Expr, b: Expr) -> Expr:
     if a.dtype is dt.bool_ and op in (Op.ADD, Op.MAX, Op.MUL):
         return alu(Op.AND if op is Op.MUL else Op.OR, a, b)
     return alu(op, a, b)
+
+
+# --- kept values ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A value that the reduction `filled`, where it computes `body`, puts into scratch memory."""
+
+    scratch: Scratch
+    index: Expr
+    value: Expr
+    body: Expr
+    filled: Expr
+
+
+def _cells(schedule: Schedule, repeat: Repeat, axes: tuple[Expr, ...]) -> tuple[Expr, int]:
+    """Which cell of the scratch row holds the value at a point of `axes`, and the number of cells:
+    rows that run in lockstep have some each, those that are lanes next to each other."""
+    rows = [p for p in schedule.loops if p.is_tile and p.root in free_axes(repeat.filled)]
+    loops = [p for p in rows if p.kind == "unroll"]
+    index, size = row_major(loops), prod(p.extent for p in loops)
+    lanes = [p for p in rows if p.kind == "vector"]
+    for a in axes:
+        index, size = index * a.arg[1] + definition(schedule, a), size * a.arg[1]
+    for p in lanes:
+        index, size = index * p.extent + p.axis, size * p.extent
+    return index, size
+
+
+def _reads_of(schedule: Schedule, repeat: Repeat, name: str) -> dict[Expr, Expr]:
+    """What later nests compute again, as loads of the scratch row."""
+    return {
+        value: load(name, value.dtype, _cells(schedule, repeat, axes)[0])
+        for value, axes in repeat.reads
+    }
+
+
+def _kept(schedule: Schedule, repeat: Repeat, name: str, mapping: dict[Expr, Expr]) -> Kept:
+    index, size = _cells(schedule, repeat, repeat.axes)
+    body, filled = mapping[repeat.filled.src[0]], mapping[repeat.filled]
+    return Kept(Scratch(name, repeat.value.dtype, size), index, mapping[repeat.value], body, filled)
 
 
 # --- staged operands ------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mygrad import dtype as dt
+from mygrad.codegen.keeping import own_nodes, repeats
 from mygrad.codegen.stmt import SHORT, STRAIGHT
 from mygrad.expr import Expr, free_axes, stride, toposort
-from mygrad.helpers import ceildiv, prod
+from mygrad.helpers import ceildiv, prod, strides_of
 from mygrad.kernel import Kernel, roots_of, store_axes
 from mygrad.ops import ALU, TRANSCENDENTAL, Op
 from mygrad.program import Target
@@ -27,6 +28,7 @@ SPARE = 4  # registers for spread scalars and constants
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
 CROWD = 0.02  # what a copy costs, as a share, where all read rows of their own
 MAX_LANES = {"opencl": 16}
+SCRATCH = -1  # the slot of accesses to scratch memory
 
 
 @dataclass
@@ -149,19 +151,20 @@ class Tile:
 # --- nests ----------------------------------------------------------------------------------------
 
 
-def nests_of(kernel: Kernel) -> list[Nest]:
-    """The stores, then the reductions."""
+def nests_of(kernel: Kernel, kept: Iterable[int] = ()) -> list[Nest]:
+    """The stores, then the reductions; of the repeats that are `kept`, later nests read rows."""
     nests: list[Nest] = []
+    rows = {value: axes for n in kept for value, axes in repeats(kernel)[n].reads}
     for store in kernel.stores:
         axes = tuple(a for a in kernel.axes if a in store_axes(store))
-        nest = _nest(kernel, roots_of(store), axes, (), store.value.dtype)
+        nest = _nest(kernel, roots_of(store), axes, (), store.value.dtype, rows)
         along = {a: stride(store.index, a) for a in axes}
         nest.accesses.append(Access(along, store.value.dtype.itemsize, True, store.slot))
         nests.append(nest)
     for e in toposort([e for store in kernel.stores for e in roots_of(store)]):
         if e.op is Op.REDUCE:
             order = sorted(free_axes(e.src[0]) | set(e.arg[1]), key=lambda a: a.arg[0])
-            nest = _nest(kernel, [e.src[0]], tuple(order), e.arg[1], e.dtype)
+            nest = _nest(kernel, [e.src[0]], tuple(order), e.arg[1], e.dtype, rows)
             nest.results = [
                 x
                 for n in nests
@@ -184,11 +187,15 @@ def _nest(
     axes: tuple[Expr, ...],
     reduced: tuple[Expr, ...],
     dtype: dt.DType,
+    rows: dict[Expr, tuple[Expr, ...]],
 ) -> Nest:
     accesses: list[Access] = []
     operations, size, heavy = 0, dtype.itemsize, False
     scanned: set[Expr] = set()
-    for e in _own_nodes(roots):
+    for e in own_nodes(roots, rows):
+        if e in rows:
+            accesses.append(_row_load(e, axes, rows[e]))
+            continue
         if e.op is Op.LOAD:
             accesses.append(_load(kernel, e, axes))
         elif e.op is Op.SCAN:
@@ -228,17 +235,12 @@ def _load(kernel: Kernel, e: Expr, axes: tuple[Expr, ...]) -> Access:
     )
 
 
-def _own_nodes(roots: Iterable[Expr]) -> list[Expr]:
-    """Everything that is computed in a nest itself: without the bodies of its reductions."""
-    seen: dict[Expr, None] = {}
-    work = list(roots)
-    while work:
-        e = work.pop()
-        if e not in seen:
-            seen[e] = None
-            if e.op is not Op.REDUCE:
-                work += e.src
-    return list(seen)
+def _row_load(e: Expr, axes: tuple[Expr, ...], row: tuple[Expr, ...]) -> Access:
+    """Of a scratch row (`Keep`), laid out over the axes `row`; further axes number rows."""
+    along: dict[Expr, int | None] = dict.fromkeys(free_axes(e) - set(row))
+    along |= zip(row, strides_of(tuple(a.arg[1] for a in row)), strict=True)
+    size = prod(a.arg[1] for a in row)
+    return Access({a: along.get(a, 0) for a in axes}, e.dtype.itemsize, False, SCRATCH, size)
 
 
 # --- the vector axis ------------------------------------------------------------------------------
