@@ -1,6 +1,7 @@
 """Kernels run on the cpu between guard pages, in a forked child: a fault is an error with a name.
 
     run(kernel, arrays, actions, target)   the arrays after it; `Fault` if it killed the child
+    run_all([(program, arrays), ...])      the same of many, in as few children as there can be
 
 The child compiles, so that the parent of a thousand kernels does not grow, and runs with guard
 pages behind the buffers and again with guard pages before them.
@@ -117,17 +118,42 @@ def run_text(
     program: Program, arrays: Sequence[Array], params: Mapping[str, int] | None = None
 ) -> list[Array]:
     """The same of a program."""
-
-    def work() -> list[Array]:
-        runtime = cpu()
-        (executable,) = runtime.load([(program, runtime.compile(program))])
-        results = []
-        for mode in (BEFORE_THE_PAGE, BEHIND_THE_PAGE):
-            runtime._memory = GuardedAllocator(mode)
-            results.append(run_program(runtime, program, executable, arrays, params))
-        for first, second in zip(*results, strict=True):
-            np.testing.assert_array_equal(first, second, "differs with the place of the page")
-        return results[0]
-
     cpu()  # starts in the parent, once
-    return in_child(work)
+    return in_child(lambda: _run_here(program, arrays, params))
+
+
+def run_all(cases: Sequence[tuple[Program, Sequence[Array]]]) -> list[list[Array] | Exception]:
+    """The arrays after each program, or what it raised: all in one child, as far as none kills it;
+    then each half in one of its own."""
+
+    def work() -> list[list[Array] | Exception]:
+        results: list[list[Array] | Exception] = []
+        for program, arrays in cases:
+            try:
+                results.append(_run_here(program, arrays))
+            except Exception:
+                results.append(AssertionError(traceback.format_exc()))
+        return results
+
+    cpu()
+    try:
+        return in_child(work) if cases else []
+    except Fault as fault:
+        if len(cases) == 1:
+            return [fault]
+        half = len(cases) // 2
+        return run_all(cases[:half]) + run_all(cases[half:])
+
+
+def _run_here(
+    program: Program, arrays: Sequence[Array], params: Mapping[str, int] | None = None
+) -> list[Array]:
+    runtime = cpu()
+    (executable,) = runtime.load([(program, runtime.compile(program))])
+    results = []
+    for mode in (BEFORE_THE_PAGE, BEHIND_THE_PAGE):
+        runtime._memory = GuardedAllocator(mode)
+        results.append(run_program(runtime, program, executable, arrays, params))
+    for first, second in zip(*results, strict=True):
+        np.testing.assert_array_equal(first, second, "differs with the place of the page")
+    return results[0]

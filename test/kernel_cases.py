@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -31,16 +32,16 @@ EXTENTS = (0, 1, 2, 3, 5, 17, 33)
 class _Maker:
     """Draws one kernel. Data are small integers, so that float sums are exact in any order."""
 
-    def __init__(self, draw: st.DrawFn) -> None:
-        self.draw = draw
-        self.dtype = draw(st.sampled_from([dt.int32, dt.float32, dt.int8, dt.uint16]))
-        extents = draw(st.lists(st.sampled_from(EXTENTS), min_size=0, max_size=3))
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        self.dtype = rng.choice((dt.int32, dt.float32, dt.int8, dt.uint16))
+        extents = [rng.choice(EXTENTS) for _ in range(rng.randint(0, 3))]
         self.axes = [axis(n, extent) for n, extent in enumerate(extents)]
         self.buffers: list[BufferInfo] = []
         self.bound = itertools.count(len(extents))
 
     def choose(self, *options: Any) -> Any:
-        return self.draw(st.sampled_from(options))
+        return self.rng.choice(options)
 
     def buffer(self, dtype: DType, size: int, written: bool = False) -> int:
         self.buffers.append(BufferInfo(dtype, size, written))
@@ -110,10 +111,14 @@ class _Maker:
         return Kernel("random", tuple(self.axes), (Store(slot, index, value),), tuple(self.buffers))
 
 
-@st.composite
-def kernels(draw: st.DrawFn) -> Kernel:
-    """Kernels of loads, gathers, arithmetic, reductions and scans over awkward extents."""
-    return _Maker(draw).kernel()
+def random_kernel(rng: Random) -> Kernel:
+    """A kernel of loads, gathers, arithmetic, reductions and scans over awkward extents."""
+    return _Maker(rng).kernel()
+
+
+def kernels() -> st.SearchStrategy[Kernel]:
+    """Such kernels."""
+    return st.randoms(use_true_random=False).map(random_kernel)
 
 
 def arrays_for(kernel: Kernel, seed: int = 0) -> list[Array]:

@@ -1,0 +1,203 @@
+"""Whether a schedule of a kernel does what the kernel means, bit for bit on small whole numbers.
+
+    with small_limits():              blocks, copies, panels and threads come with small shapes
+        case = Case(kernel, actions, target)
+    statements(case)                  by the interpreter of statements
+    native(cases)                     by machine code between guard pages, in a forked child
+    mechanisms(case)                  what the schedule makes use of
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import guarded
+import numpy as np
+import pytest
+import stmt_interpreter as interpreter
+from kernel_cases import arrays_for
+
+from mygrad import codegen
+from mygrad import dtype as dt
+from mygrad.codegen import analysis, prepare, staging, stmt, tensorize, tiling
+from mygrad.codegen.actions import Action, Schedule, ScheduleError, Stage, Tensorize, apply, start
+from mygrad.kernel import Kernel
+from mygrad.kernel import text as kernel_text
+from mygrad.kernel import verify
+from mygrad.program import Program, Target
+from mygrad.runtime import reference
+
+Array = np.ndarray[Any, Any]
+UNITS = ("amx_bf16", "amx_int8")
+
+# vector bytes, registers, matrix units
+MACHINES = {
+    "avx512": Target("llvm", "avx512", vector_bytes=64, vector_registers=32, threads=2),
+    "amx": Target("llvm", "amx", units=UNITS, vector_bytes=64, vector_registers=32, threads=2),
+    "avx2": Target("llvm", "avx2", vector_bytes=32, vector_registers=16, threads=2),
+    "neon": Target("llvm", "neon", vector_bytes=16, vector_registers=32, threads=2),
+    "sse": Target("llvm", "sse", vector_bytes=16, vector_registers=16, threads=2),
+}
+
+# so that what is meant for large shapes happens on those of tests
+LIMITS = (
+    (analysis, "SMALL", 1),
+    (analysis, "PANEL", 4),
+    (analysis, "STREAMED", 1),
+    (analysis, "BLOCK", 8),
+    (prepare, "BLOCK", 8),
+    (staging, "USES", 2),
+    (staging, "ALIASED", 32),
+    (tiling, "PAGE", 64),
+    (tiling, "ROWS", 2),
+    (tensorize, "SMALL", 1),
+    (tensorize, "USED", 0.0),
+    (tensorize, "PANEL", 64),
+)
+
+
+@contextlib.contextmanager
+def small_limits() -> Iterator[None]:
+    """The analysis with the limits of LIMITS."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in LIMITS:
+            patch.setattr(module, name, value)
+        yield
+
+
+def small_caches(target: Target) -> Target:
+    """The same machine with caches of a few vectors."""
+    return replace(target, l1_bytes=1 << 10, l2_bytes=1 << 12)
+
+
+class Wrong(AssertionError):
+    """A schedule that does not do what the kernel means."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel, a legal schedule of it, and a machine."""
+
+    kernel: Kernel
+    actions: tuple[Action, ...]
+    target: Target = MACHINES["avx512"]
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The loops."""
+        return apply(start(self.kernel), self.actions)
+
+    @cached_property
+    def arrays(self) -> list[Array]:
+        """What is in the buffers before."""
+        return arrays_for(self.kernel)
+
+    @cached_property
+    def expected(self) -> list[Array]:
+        """And after."""
+        arrays = [a.copy() for a in self.arrays]
+        reference.run(self.kernel, arrays, {})
+        return arrays
+
+    def check(self, got: Sequence[Array]) -> None:
+        """Raises Wrong if these are other arrays than expected."""
+        for slot, info in enumerate(self.kernel.buffers):
+            have, want = (dt.from_storage(x[slot], info.dtype) for x in (got, self.expected))
+            same = (have == want) | (np.isnan(have) & np.isnan(want))
+            if not same.all():
+                at = np.nonzero(~same)[0]
+                raise Wrong(
+                    f"{len(at)} elements of b{slot} differ, the first at {at[0]}: "
+                    f"{have[at[0]]} and not {want[at[0]]}\n{self}"
+                )
+
+    def __str__(self) -> str:
+        listed = "\n".join(f"  {a}," for a in self.actions)
+        return f"{kernel_text(self.kernel)}\nactions = (\n{listed}\n)\n{self.target}"
+
+
+def default(kernel: Kernel, target: Target) -> Case:
+    """The schedule of the analysis."""
+    verify(kernel)
+    return Case(kernel, analysis.default_actions(kernel, target), target)
+
+
+def lowered(case: Case) -> stmt.Function | None:
+    """The statements; None if the schedule cannot be lowered, and says so.
+
+    Raises:
+        Wrong: it fails in another way.
+    """
+    try:
+        function = codegen.lower(case.schedule)
+        stmt.verify(function)
+    except ScheduleError:
+        return None
+    except Exception:
+        raise Wrong(f"{traceback.format_exc()}\n{case}") from None
+    return function
+
+
+def statements(case: Case) -> stmt.Function | None:
+    """Run the statements; None if there are none.
+
+    Raises:
+        Wrong: the result is, or a rule of statements is broken.
+    """
+    function = lowered(case)
+    if function is not None:
+        arrays = [a.copy() for a in case.arrays]
+        try:
+            interpreter.run(function, arrays)
+        except Exception:
+            raise Wrong(f"{traceback.format_exc()}\n{case}\n{stmt.text(function)}") from None
+        case.check(arrays)
+    return function
+
+
+def native(cases: Sequence[Case]) -> list[Wrong]:
+    """Run machine code, all in one child; what is wrong with it."""
+    wrong: list[Wrong] = []
+    compiled: list[tuple[Case, Program]] = []
+    for case in cases:
+        try:
+            compiled.append((case, codegen.compile(case.kernel, case.target, case.actions)))
+        except ScheduleError:
+            continue
+        except Exception:
+            wrong.append(Wrong(f"{traceback.format_exc()}\n{case}"))
+    results = guarded.run_all([(program, case.arrays) for case, program in compiled])
+    for (case, _), result in zip(compiled, results, strict=True):
+        try:
+            if isinstance(result, Exception):
+                raise Wrong(f"{result}\n{case}")
+            case.check(result)
+        except Wrong as found:
+            wrong.append(found)
+    return wrong
+
+
+def runs_here(case: Case) -> bool:
+    """Whether this processor has the matrix unit that the schedule asks for, if it does."""
+    here = set(guarded.cpu().target.units)
+    return not any(isinstance(a, Tensorize) for a in case.actions) or here >= set(UNITS)
+
+
+def mechanisms(case: Case) -> Counter[str]:
+    """Kinds of actions, and of copies and loops, by how often they occur."""
+    found = Counter(type(a).__name__ for a in case.actions)
+    outputs = case.kernel.axes
+    for action in case.actions:
+        if isinstance(action, Stage):
+            found["copy inside" if action.at else "copy outside"] += 1
+    loops = case.schedule.loops
+    last = max((n for n, p in enumerate(loops) if p.root in outputs and not p.is_tile), default=-1)
+    found["blocked sum"] += any(p.root not in outputs for p in loops[:last])
+    found["lanes of a sum"] += any(p.kind == "vector" and p.root not in outputs for p in loops)
+    return +found
