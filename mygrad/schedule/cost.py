@@ -12,7 +12,7 @@ from mygrad.ops import Op
 LAUNCH = 500.0  # one more kernel: its loops, its barrier
 BYTE = 0.05  # moving a byte between memory and registers
 CACHED = 0.01  # reading it again, from a cache
-KEPT = 1.5  # writing a value that waits for other kernels, relative to other bytes: it takes up space
+KEPT = 1.5  # writing what waits for other kernels, relative to other bytes: it takes up space
 OPERATION = 0.03  # a simple operation on one element of a vector
 REPEAT = 10.0  # operations that it costs to read an element that is repeated side by side
 TILE_REUSE = 16  # a register tile computes a shared operand once for about this many results
@@ -36,6 +36,12 @@ WEIGHT: dict[Op, float] = {
     Op.MOD: 20.0,
     Op.GATHER: 3.0,
 }
+
+# bands (bands.py)
+BAND_BYTES = 32 << 20  # a temporary array from which on is too large to wait in memory
+BAND_BLOCK = 16 << 20  # bytes of all local arrays of a block: some cache holds them
+BAND_ROWS = 8  # rows that a block has at least
+RECOMPUTE_FLOPS = 80  # for a byte that need not wait, by which making it again is cheap
 
 
 def weight(op: Op) -> float:

@@ -24,7 +24,7 @@ def simplify(axes: Axes, stores: tuple[Store, ...]) -> tuple[Axes, tuple[Store, 
         found = _find_split(axes, stores, fixed)
         if found is None:
             break
-        axes, stores = _replace(axes, stores, *found)
+        axes, stores = replace_axes(axes, stores, *found)
     return _merge_all(axes, stores, fixed)
 
 
@@ -37,7 +37,7 @@ def _fixed(stores: tuple[Store, ...]) -> frozenset[Expr]:
     return frozenset(fixed)
 
 
-def _new_ids(axes: Axes, stores: tuple[Store, ...]) -> int:
+def new_ids(axes: Axes, stores: tuple[Store, ...]) -> int:
     """The first axis id that is not in use."""
     used = [a.arg[0] for a in axes]
     for e in expr.toposort(r for s in stores for r in roots_of(s)):
@@ -55,13 +55,13 @@ def _find_split(
         if e.op in (Op.IDIV, Op.MOD) and e.src[0].op is Op.AXIS and e.src[1].op is Op.CONST:
             axis, factor = e.src[0], e.src[1].arg
             if axis not in fixed and factor > 1 and axis.arg[1] % factor == 0:
-                first = _new_ids(axes, stores)
+                first = new_ids(axes, stores)
                 high, low = expr.axis(first, axis.arg[1] // factor), expr.axis(first + 1, factor)
                 return {axis: high * factor + low}, {axis: (high, low)}
     return None
 
 
-def _replace(
+def replace_axes(
     axes: Axes, stores: tuple[Store, ...], mapping: dict[Expr, Expr], instead: dict[Expr, Axes]
 ) -> tuple[Axes, tuple[Store, ...]]:
     """Substitute axes by expressions everywhere; in lists of axes, by the axes of `instead`."""
@@ -98,9 +98,9 @@ def _merge_all(
         if pair is None:
             return axes, stores
         outer, inner = pair
-        merged = expr.axis(_new_ids(axes, stores), outer.arg[1] * inner.arg[1])
+        merged = expr.axis(new_ids(axes, stores), outer.arg[1] * inner.arg[1])
         # i * extent + j becomes k: put j = k and i = 0
-        axes, stores = _replace(
+        axes, stores = replace_axes(
             axes, stores, {outer: expr.const(0), inner: merged}, {outer: (), inner: (merged,)}
         )
 

@@ -11,20 +11,20 @@ What a Schedule is stands in steps.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mygrad.config import config
 from mygrad.errors import InternalError
 from mygrad.graph import Node
-from mygrad.kernel import Kernel
 from mygrad.ops import Op
-from mygrad.schedule import memory
+from mygrad.schedule import bands, memory
 from mygrad.schedule.build import Builder, Built
 from mygrad.schedule.homes import STEPS, Group, Homes
 from mygrad.schedule.revise import choose_homes
 from mygrad.schedule.sharing import share
 from mygrad.schedule.simplify import simplify
 from mygrad.schedule.split import split_sums
-from mygrad.schedule.steps import Memory, Schedule, Step, inputs
+from mygrad.schedule.steps import Memory, Schedule, Step, inputs, is_host_step
 
 PIPELINE = (
     "simplify the graph",
@@ -33,6 +33,7 @@ PIPELINE = (
     "build kernels",
     "share kernels",
     "order",
+    "form bands",
     "plan memory",
 )
 
@@ -105,16 +106,16 @@ class _Planner:
 
     def plan(self, roots: Sequence[Node]) -> Schedule:
         """The finished schedule."""
-        steps = [self._step(group, kernel) for group, kernel in self.groups]
+        planned = [s for s in (self._step(*pair) for pair in self.groups) if s is not None]
         results = tuple(self._memory(r.src[0] if r.op is Op.STORE else r) for r in roots)
-        ordered = tuple(s for s in steps if s is not None)
-        separate = {i for s in ordered if not isinstance(s.what, Kernel) for i in s.arguments}
-        kept = set(results)
-        offsets, arenas = self._place(ordered, kept | separate)
-        memories = tuple(
-            self._describe(i, node, kept, offsets) for i, node in enumerate(self.nodes)
-        )
-        return Schedule(ordered, memories, results, arenas)
+        separate = {i for s in planned if is_host_step(s) for i in s.arguments}
+        arrays = [self._describe(node, i in results) for i, node in enumerate(self.nodes)]
+        for i in separate:
+            if arrays[i].kind == "temporary":
+                arrays[i] = replace(arrays[i], kind="separate")
+        steps, arrays = bands.form(planned, arrays)
+        arenas = self._place(steps, arrays)
+        return Schedule(tuple(steps), tuple(arrays), results, arenas)
 
     def _memory(self, node: Node) -> int:
         if node not in self.number:
@@ -143,33 +144,33 @@ class _Planner:
         what = node.arg if node.op is Op.HOST else node.op.name.lower()
         return Step(what, arguments, self._device(node), node.arg, group.reason, node.location)
 
-    def _place(
-        self, steps: tuple[Step, ...], own: set[int]
-    ) -> tuple[dict[int, int], dict[str, int]]:
+    def _place(self, steps: Sequence[Step], arrays: list[Memory]) -> dict[str, int]:
+        """Give every temporary array its place in the arena of its device; the size of each
+        arena."""
         life: dict[int, list[int]] = {}
         for position, step in enumerate(steps):
             for i in step.arguments:
                 life.setdefault(i, [position, position])[1] = position
-        offsets: dict[int, int] = {}
         arenas: dict[str, int] = {}
-        temporary = [i for i in life if i not in own and self.nodes[i].op is not Op.BUFFER]
+        temporary = [i for i in life if arrays[i].kind == "temporary"]
         if config.MYGRAD_GUARD:  # each has memory of its own, between guard pages
+            for i in temporary:
+                arrays[i] = replace(arrays[i], kind="separate")
             temporary = []
-        for device in dict.fromkeys(self._device(self.nodes[i]) for i in temporary):
-            mine = [i for i in temporary if self._device(self.nodes[i]) == device]
-            needs = [memory.Lifetime(self._nbytes(i), *life[i]) for i in mine]
+        for device in dict.fromkeys(arrays[i].device for i in temporary):
+            mine = [i for i in temporary if arrays[i].device == device]
+            needs = [memory.Lifetime(max(1, arrays[i].nbytes), *life[i]) for i in mine]
             placed, arenas[device] = memory.place(needs)
-            offsets.update(zip(mine, placed, strict=True))
-        return offsets, arenas
+            for i, offset in zip(mine, placed, strict=True):
+                arrays[i] = replace(arrays[i], number=offset)
+        return arenas
 
     def _device(self, node: Node) -> str:
         return node.device or self.device
 
-    def _nbytes(self, i: int) -> int:
-        return max(1, self.nodes[i].size * self.nodes[i].dtype.itemsize)
-
-    def _describe(self, i: int, node: Node, results: set[int], offsets: dict[int, int]) -> Memory:
+    def _describe(self, node: Node, is_result: bool) -> Memory:
+        device = self._device(node)
         if node.op is Op.BUFFER:
-            return Memory("input", self.slots[node], node.dtype, node.shape, self._device(node))
-        kind = "result" if i in results else "temporary" if i in offsets else "separate"
-        return Memory(kind, offsets.get(i, 0), node.dtype, node.shape, self._device(node))
+            return Memory("input", self.slots[node], node.dtype, node.shape, device)
+        kind = "result" if is_result else "temporary"
+        return Memory(kind, 0, node.dtype, node.shape, device)
