@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 
 from mygrad.codegen.keeping import repeats
 from mygrad.errors import InternalError, message
-from mygrad.expr import Expr, axis, const, text
+from mygrad.expr import Expr, axis, const
 from mygrad.helpers import ceildiv
 from mygrad.kernel import Kernel, all_nodes, axis_sets, bound_axes, ordered_axes, scan_axes
 from mygrad.ops import Op
@@ -96,7 +96,7 @@ class Schedule:
     def __str__(self) -> str:
         lines = [f"{p.name}: {p.kind}[{p.extent}] stride {p.stride}" for p in self.loops]
         lines += [str(s) for s in self.stages] + [str(self.tensor)] * bool(self.tensor)
-        lines += [f"keep {n}: {text(repeats(self.kernel)[n].value)}" for n in self.kept]
+        lines += [f"keep {n}: {repeats(self.kernel)[n]}" for n in self.kept]
         lines += [f"deferred: {', '.join(self.deferred)}"] * bool(self.deferred)
         return "\n".join(lines + [f"stream: b{slot}" for slot in self.streams])
 
@@ -407,9 +407,7 @@ class Tensorize:
         return replace(s, tensor=self)
 
 
-Action = (
-    Split | Reorder | Vectorize | Unroll | Parallel | Stage | Keep | Defer | Stream | Tensorize
-)
+Action = Split | Reorder | Vectorize | Unroll | Parallel | Stage | Keep | Defer | Stream | Tensorize
 
 
 def definition(s: Schedule, root: Expr) -> Expr:

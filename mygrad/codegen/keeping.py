@@ -46,6 +46,10 @@ class Repeat:
         """Elements of a row."""
         return prod(a.arg[1] for a in self.axes)
 
+    def __str__(self) -> str:
+        axes = ", ".join(map(str, self.axes))
+        return f"{self.value.op.name.lower()} over {axes}, {self.value.dtype.name}[{self.size}]"
+
 
 @dataclass
 class _Nest:
