@@ -81,6 +81,7 @@ class _Former:
         self.steps = steps
         self.arrays = arrays
         self.users: dict[int, list[int]] = {}
+        self.again: set[int] = set()  # arrays that are made again
 
     def large(self) -> list[int]:
         """Temporary arrays that are too large to wait in memory, in order of their making."""
@@ -170,6 +171,8 @@ class _Former:
         steps = [self.steps[p] for p in members]
         if len({s.device for s in steps}) > 1 or not all(map(_may_join, steps)):
             return None
+        if not all(self.keeps_near(s, members) for s in steps):
+            return None
         handed = self.handed_on(steps, rows, widths)
         around = _around(self.steps, members)
         if handed is None or around is None:
@@ -191,6 +194,11 @@ class _Former:
             if self.arrays[i].kind == "temporary" and own.issuperset(self.users[i])
         ]
         return draft
+
+    def keeps_near(self, step: Step, members: Sequence[int]) -> bool:
+        """Whether what is made again is read by the same band: it must not move away from there."""
+        made = [i for i in _written(step) if i in self.again]
+        return all(set(members).issuperset(self.users[i]) for i in made)
 
     def handed_on(
         self, steps: Sequence[Step], rows: int, widths: Mapping[int, int]
@@ -275,6 +283,7 @@ class _Former:
             return
         new = {j: len(self.arrays) + n for n, j in enumerate(_written(step))}
         self.arrays += [self.arrays[j] for j in new]
+        self.again.update(new.values())
         again, *later = (
             replace(s, arguments=tuple(new.get(j, j) for j in s.arguments))
             for s in (step, *self.steps[at:])
