@@ -1,10 +1,10 @@
 """Whether a schedule of a kernel does what the kernel means, bit for bit on small whole numbers.
 
-    with small_limits():              blocks, copies, panels and threads come with small shapes
-        case = Case(kernel, actions, target)
-    statements(case)                  by the interpreter of statements
-    native(cases)                     by machine code between guard pages, in a forked child
-    mechanisms(case)                  what the schedule makes use of
+with small_limits():              blocks, copies, panels and threads come with small shapes
+    case = Case(kernel, actions, target)
+statements(case)                  by the interpreter of statements
+native(cases)                     by machine code between guard pages, in a forked child
+mechanisms(case)                  what the schedule makes use of
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from mygrad import codegen
 from mygrad import dtype as dt
 from mygrad.codegen import analysis, prepare, staging, stmt, tensorize, tiling
 from mygrad.codegen.actions import Action, Schedule, ScheduleError, Stage, Tensorize, apply, start
-from mygrad.kernel import Kernel
+from mygrad.kernel import Kernel, verify
 from mygrad.kernel import text as kernel_text
-from mygrad.kernel import verify
 from mygrad.program import Program, Target
 from mygrad.runtime import reference
 

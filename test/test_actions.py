@@ -115,7 +115,9 @@ REFUSED = [
     ((Parallel("i2"),), "cannot share a reduction"),
     ((Parallel("i0"), Parallel("i1")), "parallel loop already"),
     ((Split("i0", 4), Parallel("i0i")), "i0o must stay outside"),
-    ((Stage(0, "i0", ("i1",)),), "written by this kernel"),
+    ((Stage(0, "i0", ("i1",)),), "reads no such buffer"),
+    ((Stage(99, "i0", ("i1",)),), "reads no such buffer"),
+    ((Stage(-1, "i0", ("i1",)),), "reads no such buffer"),
     ((Unroll("i0"), Stage(1, "i0", ("i2",))), "inside of a tile"),
     ((Stage(1, "i0", ("i2",)), Stage(1, "i0", ("i2",))), "staged already"),
     ((Stream(1),), "does not store there"),
@@ -128,12 +130,14 @@ def test_refused(actions: tuple, why: str) -> None:
         apply(start(matmul()), actions)
 
 
-def test_what_a_kernel_reads_or_adds_to_is_no_stream() -> None:
+def test_what_a_kernel_reads_and_writes_is_neither_stream_nor_copied() -> None:
     i = axis(0, 64)
     info = BufferInfo(F, 64, True)
     one = Store(0, i, alu(Op.EXP, load(0, F, i)))
     with pytest.raises(ScheduleError, match="reads it"):
         Stream(0).apply(start(Kernel("in_place", (i,), (one,), (info,))))
+    with pytest.raises(ScheduleError, match="written by this kernel"):
+        Stage(0, "", ("i0",)).apply(start(Kernel("in_place", (i,), (one,), (info,))))
     one = Store(0, i, load(1, F, i), None, "add")
     with pytest.raises(ScheduleError, match="old values"):
         Stream(0).apply(start(Kernel("sums", (i,), (one,), (info, BufferInfo(F, 64)))))

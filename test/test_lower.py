@@ -543,6 +543,23 @@ def test_copies_with_far_lanes_go_by_squares(m: int, n: int, k: int) -> None:
         run_native(kernel, actions)
 
 
+def test_a_copy_outside_of_a_parallel_loop_is_shared_like_it() -> None:
+    """Though the lines of memory run along another axis."""
+    actions = (Parallel("i0"), Stage(1, "", ("i0", "i1")))
+    kernel = transpose(17, 19)
+    shown = stmt.text(check(kernel, apply(start(kernel), actions)))
+    assert shown.count("\n  parallel for i0") == 2
+    run_native(kernel, actions)
+
+
+def test_a_copy_of_an_axis_read_backwards_has_all_of_it() -> None:
+    i, j = axis(0, 4), axis(1, 3)
+    value = load(1, F, i * 3 - j + 2)
+    kernel = Kernel("flip", (i, j), (Store(0, i * 3 + j, value),), buffers(12, 12))
+    parts = (Split("i1", 4), Split("i1i", 2), Vectorize("i1ii"), Unroll("i1io"))
+    check_all(kernel, (*parts, Stage(1, "", ("i0", "i1io", "i1ii"))))
+
+
 @pytest.mark.parametrize("dtype", [F, dt.float16, dt.int64])
 @pytest.mark.parametrize(("m", "n"), [(3, 48), (4, 40), (1, 7), (5, 64)])
 def test_streamed_stores(m: int, n: int, dtype: dt.DType) -> None:

@@ -303,6 +303,8 @@ class Stage:
         _refuse(not self.layout, self, "there is nothing to copy without a loop to copy over")
         inside = self.at and s.loop(self.at).is_tile
         _refuse(bool(inside), self, "a copy cannot run inside of a tile")
+        read = {e.arg for e in all_nodes(s.kernel) if e.op is Op.LOAD}
+        _refuse(self.slot not in read, self, "the kernel reads no such buffer")
         _refuse(s.kernel.buffers[self.slot].written, self, "the buffer is written by this kernel")
         _refuse(any(t.slot == self.slot for t in s.stages), self, "the buffer is staged already")
         return replace(s, stages=(*s.stages, self))

@@ -195,18 +195,28 @@ class Placer:
             )
         nests: dict[LoopAxis, Scope] = {}
         at.copies.append((staged.scratch, nests))
-        # along lines of memory, which a processor fetches ahead
-        steps = linear(staged.load.src[0])[0]
-        ordered = sorted(
-            staged.layout, key=lambda p: (p.is_tile, -steps.get(p.axis, 0), self.order[p.axis])
+        loops, index, sources = in_blocks(
+            self.schedule, staged, self.copy_order(staged), self.next_id
         )
-        loops, index, sources = in_blocks(self.schedule, staged, ordered, self.next_id)
         self.next_id += 2
         self.tile_axes |= {p.axis for p in loops if p.is_tile}
         self.affine |= {e for e in toposort([index, sources[0]]) if e.op in (Op.ADD, Op.MUL)}
         scope = at.inside(loops, nests)
         src = tuple(self.place(e, scope) for e in sources)
         scope.leaves.append(Put(staged.scratch.name, index, rebuild(staged.load, src)))
+
+    def copy_order(self, staged: Staged) -> list[LoopAxis]:
+        """The loops of a copy: each thread copies what it reads; along lines of memory, which a
+        processor fetches ahead; the parts of an axis the largest first."""
+        steps = linear(staged.load.src[0])[0]
+
+        def key(p: LoopAxis) -> tuple[int, ...]:
+            along = -abs(steps.get(p.axis, 0))
+            return (p.kind != "parallel", p.is_tile, along, self.order[p.axis])
+
+        ordered = sorted(staged.layout, key=key)
+        parts = {p.root: iter(sorted(ordered, key=lambda q: -q.stride)) for p in ordered}
+        return [next(q for q in parts[p.root] if q.root is p.root) for p in ordered]
 
     def is_copied(self, e: Expr, scope: Scope) -> bool:
         """Whether a load is staged on the way to this scope."""
