@@ -3,13 +3,15 @@ were, by the interpreters of kernels and of statements."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from graphs import buffer, matmul
+from graphs import buffer, expand, matmul, reshape
 from test_lower import check
 
 from mygrad import graph as g
 from mygrad.codegen import schedule
-from mygrad.codegen.actions import Split, Stage
+from mygrad.codegen.actions import Schedule, Split, Stage
 from mygrad.codegen.analysis import default_actions
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
@@ -63,9 +65,45 @@ def test_rows_across_lines_are_copied_in_blocks_and_the_sum_is_divided() -> None
     )
 
 
+def copied(scheduled: Schedule, slot: int) -> int:
+    """Elements of a buffer that each of two threads copies."""
+    (stage,) = [x for x in scheduled.stages if x.slot == slot]
+    names = [p.name for p in scheduled.loops]
+    around = scheduled.loops[: names.index(stage.at) + 1] if stage.at else ()
+    cells = 1
+    for p in around:
+        cells *= p.extent // 2 if p.kind == "parallel" else p.extent
+    for name in stage.layout:
+        cells *= scheduled.loop(name).extent
+    return cells
+
+
+@pytest.mark.parametrize("shape", [(512, 512, 512), (2048, 1536, 384), (2048, 384, 1152)])
+def test_each_thread_copies_its_own_columns(shape: tuple[int, int, int]) -> None:
+    scheduled = schedule(product(*shape), replace(WIDE, threads=2))
+    assert scheduled.loops[0].kind == "parallel"
+    assert copied(scheduled, 1) == shape[1] * shape[2] // 2
+
+
+def test_where_columns_cannot_be_shared_there_is_a_block_of_rows_for_each_thread() -> None:
+    scheduled = schedule(product(2048, 4096, 192), replace(WIDE, threads=2))
+    assert [(p.name, p.kind) for p in scheduled.loops[:2]] == [("i0oo", "parallel"), ("i1o", "seq")]
+    assert copied(scheduled, 1) == 4096 * 192
+
+
+def test_a_sum_without_columns() -> None:
+    """Of rows alone, spread over the columns of a second operand that has no rows."""
+    x = expand(reshape(buffer(64, 96), (64, 1, 96)), (64, 80, 96))
+    y = expand(reshape(buffer(64), (64, 1, 1)), (64, 80, 96))
+    (step,) = plan([g.reduce(Op.ADD, g.alu(Op.MUL, x, y), (2,))], "cpu").steps
+    assert isinstance(step.what, Kernel)
+    for target in (WIDE, TINY):
+        check(step.what, schedule(step.what, target))
+
+
 @pytest.mark.parametrize("kind", ["NN", "NT", "TN", "TT"])
 @pytest.mark.parametrize("shape", [(1, 7, 130), (13, 37, 61), (40, 24, 96), (33, 1, 47)])
 def test_values(kind: str, shape: tuple[int, int, int]) -> None:
     kernel = product(*shape, kind)
-    for target in (TINY, AVX2):
+    for target in (TINY, AVX2, replace(TINY, threads=2), replace(TINY, threads=3)):
         check(kernel, schedule(kernel, target))

@@ -33,10 +33,10 @@ from mygrad.codegen.actions import (
     apply,
     start,
 )
-from mygrad.codegen.blocking import across, blocks_of
+from mygrad.codegen.blocking import blocks_of
 from mygrad.codegen.keeping import keeps
 from mygrad.codegen.prepare import BLOCK
-from mygrad.codegen.staging import stages_of
+from mygrad.codegen.staging import across, stages_of
 from mygrad.codegen.tiling import Nest, Tile, nests_of, tile_of
 from mygrad.expr import Expr, free_axes, toposort
 from mygrad.helpers import ceildiv, prod
@@ -89,8 +89,9 @@ class Plan:
             taken.append(Split(outermost, _part(scheduled.loop(outermost).extent, PANEL)))
             scheduled = taken[-1].apply(scheduled)
         blocks = self.blocks(scheduled)
-        taken += blocks
-        scheduled = apply(scheduled, blocks)
+        divisions = [Split(name, n) for name, n in blocks.items() if n > 1]
+        taken += divisions
+        scheduled = apply(scheduled, divisions)
         order = self.blocked([p.name for p in self.order(scheduled)], blocks, scheduled)
         if outermost:  # partial results wait in the output
             order = (outermost + "o", *(n for n in order if n != outermost + "o"))
@@ -148,21 +149,22 @@ class Plan:
             return []
         return [Split(long[0].name, BLOCK // 4)]
 
-    def blocks(self, scheduled: Schedule) -> list[Split]:
-        """Divisions for the caches, if all of the kernel is one reduction and what uses it."""
+    def blocks(self, scheduled: Schedule) -> dict[str, int]:
+        """Iterations of loops that are blocks for the caches, if all of the kernel is one reduction
+        and what uses it."""
         reductions = [n for n in self.nests if n.reduced]
         if len(reductions) != 1 or self.nests[0] is not reductions[0] or self.fixed:
-            return []
+            return {}
         seq = [p for p in scheduled.loops if p.kind == "seq" and p.root in self.kernel.axes]
         names = {p.root: p.name for p in seq if scheduled.parts(p.root)[0] is p}
         inner = [scheduled.parts(a)[-1].extent for a in reductions[0].reduced]
         return blocks_of(self.nests[0], self.tile, names, inner[-1], self.target)
 
     def blocked(
-        self, order: list[str], blocks: list[Split], scheduled: Schedule
+        self, order: list[str], blocks: dict[str, int], scheduled: Schedule
     ) -> tuple[str, ...]:
         """The order of loops with the blocks outside of all loops that share an operand."""
-        outer = [b.axis + "o" for b in blocks]
+        outer = [name + "o" if n > 1 else name for name, n in blocks.items()]
         loads = [x for x in self.nests[0].accesses if not x.stores] if blocks else []
         order = [name for name in order if name not in outer]
         roots = [scheduled.loop(name).root for name in order]

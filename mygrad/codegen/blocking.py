@@ -9,48 +9,49 @@ the vector axis, and the columns of all those tiles stay in the second one:
 
 Columns are divided into blocks of half of the second cache. Rows are divided where they are copied:
 where the sum runs across lines of memory, a copy of few rows would read parts of lines.
+
+Threads share the blocks of columns: each copies its own, and only the rows are read by all of them.
+Where these blocks do not keep all threads busy, there is a block of rows for each thread.
 """
 
 from __future__ import annotations
 
-from mygrad.codegen.actions import Split
+from mygrad.codegen.staging import across, is_awkward
 from mygrad.codegen.tiling import Access, Nest, Tile
 from mygrad.expr import Expr
-from mygrad.helpers import ceildiv, prod
+from mygrad.helpers import ceildiv
 from mygrad.program import Target
 
-LINE = 64  # bytes of a line of a cache
+BUSY = 0.95  # share of the time for which threads that share a loop should be busy
 
 
 def blocks_of(
     nest: Nest, tile: Tile, names: dict[Expr, str], depth: int, target: Target
-) -> list[Split]:
-    """The divisions of a nest, outermost first; `names` are the loops around its register tile, and
-    `depth` the steps of its innermost loop."""
+) -> dict[str, int]:
+    """How many iterations of which loops make a block, the outermost first; `names` are the loops
+    around the register tile of a nest, and `depth` the steps of its innermost loop."""
     vector = next((a for a in nest.axes if a in tile.lanes and a not in nest.reduced), None)
     if vector is None or len(nest.reduced) != 1 or tile.size(nest.reduced[0]) > 1:
-        return []
+        return {}
     columns = [x for x in nest.accesses if not x.stores and x.strides.get(vector, 0) != 0]
     rows = [x for x in nest.accesses if not x.stores and x not in columns]
     again = _reused(nest, columns, tile)
-    if not rows or again is None:
-        return []
-    found = [(vector, _per_point(nest, columns, depth), target.l2_bytes // 2)]
+    if not rows or not columns or again is None:
+        return {}
+    copied = any(is_awkward(nest, tile, x, target) for x in columns)
+    threads = target.threads if copied and not _separate(nest, target) else 1
+    tiles = {a: ceildiv(a.arg[1], tile.size(a)) for a in (vector, again)}
+    most = target.l2_bytes // 2 // (_per_point(nest, columns, depth) * tile.size(vector))
+    block = _block(tiles[vector], most, threads)
+    found = {vector: block}
+    if busy(ceildiv(tiles[vector], block), threads) >= BUSY:
+        threads = 1
     if any(across(nest, x, target) for x in rows):
-        found.append((again, _per_point(nest, rows, depth), target.l2_bytes // 8))
-    made = []
-    for axis, nbytes, room in found:
-        size = _block(axis.arg[1], tile.size(axis), nbytes, room)
-        if axis in names and tile.size(axis) < size < axis.arg[1]:
-            made.append(Split(names[axis], size // tile.size(axis)))
-    return made
-
-
-def across(nest: Nest, access: Access, target: Target) -> bool:
-    """Whether a sum over this operand runs across lines, so many that they do not stay in reach."""
-    steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
-    lines = prod(a.arg[1] for a in nest.reduced)
-    return all(step >= LINE for step in steps) and lines * LINE > target.l1_bytes // 2
+        most = target.l2_bytes // 8 // (_per_point(nest, rows, depth) * tile.size(again))
+        found[again] = _block(tiles[again], most, threads)
+    elif block < tiles[vector]:
+        found[again] = _block(tiles[again], tiles[again], threads)
+    return {names[a]: n for a, n in found.items() if a in names and n < tiles[a]}
 
 
 def _reused(nest: Nest, columns: list[Access], tile: Tile) -> Expr | None:
@@ -72,9 +73,21 @@ def _per_point(nest: Nest, accesses: list[Access], depth: int) -> int:
     )
 
 
-def _block(points: int, step: int, nbytes: int, room: int) -> int:
-    """Points of a block of whole tiles of `step` points: as many as there is room for, and all
-    blocks about equal."""
-    most = max(room // (nbytes * step), 1) * step
-    blocks = ceildiv(points, most)
-    return ceildiv(ceildiv(points, blocks), step) * step
+def _separate(nest: Nest, target: Target) -> bool:
+    """Whether there are products enough for all threads that share no operand."""
+    loads = [x for x in nest.accesses if not x.stores]
+    own = [a for a in nest.axes if all(x.strides.get(a, 0) != 0 for x in loads)]
+    return any(busy(a.arg[1], target.threads) >= BUSY for a in own if a not in nest.reduced)
+
+
+def busy(trips: int, threads: int) -> float:
+    """The share of the time for which threads are busy that take equal numbers of trips."""
+    return trips / (ceildiv(trips, threads) * threads)
+
+
+def _block(tiles: int, most: int, threads: int) -> int:
+    """Tiles of a block: of sizes up to `most` for which the blocks are equal, or keep the threads
+    busy as well as any do, the largest."""
+    blocks = range(ceildiv(tiles, max(most, 1)), tiles + 1)
+    sizes = dict.fromkeys(ceildiv(tiles, n) for n in blocks)
+    return max(sizes, key=lambda n: (min(busy(ceildiv(tiles, n), threads), BUSY), n))

@@ -9,13 +9,13 @@ tiles read it, and no conditions.
 from __future__ import annotations
 
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
-from mygrad.codegen.blocking import LINE, across
 from mygrad.codegen.tiling import Access, Nest, Tile
 from mygrad.helpers import prod
 from mygrad.program import Target
 
-USES = 16  # times that a copied element must be read at least
+LINE = 64  # bytes of a line of a cache
 ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places of the first cache
+USES = 16  # times that a copied element must be read at least
 
 
 def stages_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> list[Stage]:
@@ -24,15 +24,15 @@ def stages_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> li
     return [
         stage
         for access in nest.accesses
-        if access.can_stage and _is_awkward(nest, tile, access, target)
+        if is_awkward(nest, tile, access, target)
         for stage in _stage(nest, access, loops, target)
     ]
 
 
-def _is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
-    """Whether the loads of the inner loops are worse than those of a packed copy."""
+def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
+    """Whether loads of this operand in the inner loops are worse than those of a packed copy."""
     vector = next((a for a in nest.axes if a in tile.lanes), None)
-    if vector is None or vector in nest.reduced:
+    if vector is None or vector in nest.reduced or not access.can_stage:
         return False
     if access.strides.get(vector, 0) == 0:
         return across(nest, access, target)
@@ -43,6 +43,13 @@ def _is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
         or access.nbytes > target.l2_bytes // 2
         or any(step and step % ALIASED == 0 for step in steps)
     )
+
+
+def across(nest: Nest, access: Access, target: Target) -> bool:
+    """Whether a sum over this operand runs across lines, so many that they do not stay in reach."""
+    steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
+    lines = prod(a.arg[1] for a in nest.reduced)
+    return all(step >= LINE for step in steps) and lines * LINE > target.l1_bytes // 2
 
 
 def _stage(nest: Nest, access: Access, loops: list[LoopAxis], target: Target) -> list[Stage]:
