@@ -16,6 +16,7 @@ from mygrad.codegen import llvm, prepare, stmt
 from mygrad.codegen.actions import (
     Action,
     Defer,
+    Keep,
     Parallel,
     Reorder,
     Schedule,
@@ -733,7 +734,7 @@ def actions_for(draw: st.DrawFn, kernel: Kernel) -> tuple[Action, ...]:
         except ScheduleError:
             continue
         taken.append(action)
-    for action in (draw(stage_for(scheduled)), Defer(tuple(unrolled(scheduled)))):
+    for action in (draw(stage_for(scheduled)), Keep(0), Defer(tuple(unrolled(scheduled)))):
         if draw(st.booleans()):
             with suppress(ScheduleError):
                 codegen.lower(action.apply(scheduled))  # whether the loops are right shows here
