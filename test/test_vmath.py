@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import cpu_tools
 import numpy as np
 import pytest
 from cpu_tools import elementwise
 
 from mygrad import dtype as dt
 from mygrad import numeric
-from mygrad.codegen import vmath
+from mygrad.codegen import llvm_ops, vmath
 from mygrad.dtype import DType
 from mygrad.expr import alu, load
 from mygrad.ops import Op
@@ -139,3 +140,23 @@ def test_all_values_of_the_short_types(op: Op, dtype: DType) -> None:
 def test_helpers_are_only_those_that_are_called() -> None:
     assert vmath.helpers("nothing") == ""
     assert vmath.helpers("call <8 x float> @far_sin.v8f32(").count("define") == 1
+
+
+@pytest.mark.parametrize("dtype", [dt.float32, dt.float64], ids=str)
+def test_scaling_by_an_instruction_gives_the_same_bits(
+    dtype: DType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exp ends in one instruction where the processor has it, or in two products of powers."""
+    if "+avx512f" not in cpu_tools.device().target.features.split(","):
+        pytest.skip("the processor has no such instruction")
+    low, high = (-110, 95) if dtype is dt.float32 else (-760, 720)
+    x = np.concatenate([np.linspace(low, high, 5000), SPECIAL]).astype(dtype.storage)
+    lanes = 64 // dtype.itemsize
+    name = "float" if dtype is dt.float32 else "double"
+    assert "scalef" in vmath.exp(name, lanes, frozenset({"+avx512f"}))
+    quick = apply(Op.EXP, dtype, x, lanes)
+    monkeypatch.setattr(vmath, "_SCALE", {})
+    llvm_ops.template.cache_clear()
+    plain = apply(Op.EXP, dtype, x, lanes)
+    llvm_ops.template.cache_clear()
+    assert quick.tobytes() == plain.tobytes()

@@ -55,15 +55,15 @@ def render(function: Function, target: Machine) -> str:
     Raises:
         InternalError: the statements break a rule of `stmt.py`.
     """
-    return _Renderer(function).module()
+    return _Renderer(function, frozenset(target.features.split(","))).module()
 
 
 class _Renderer:
     """The state of rendering one function."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, features: frozenset[str]) -> None:
         self.function = function
-        self.emitter = Emitter()
+        self.emitter = Emitter(features)
         self.memory = Memory(self.emitter)
         self.entry: list[str] = []  # done once, at the start
         self.exit: list[str] = []

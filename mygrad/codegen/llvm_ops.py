@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from mygrad import dtype as dt
 from mygrad.codegen import vmath
@@ -30,19 +30,27 @@ from mygrad.ops import Op
 
 
 @cache
-def template(op: Op, source: DType, result: DType, lanes: int, safe: bool = False) -> str:
+def template(
+    op: Op,
+    source: DType,
+    result: DType,
+    lanes: int,
+    safe: bool = False,
+    features: frozenset[str] = frozenset(),
+) -> str:
     """The text of `op` on operands of type `source` (of the value operands for WHERE).
 
     `safe` means: for IDIV and MOD, the dividend is not negative and the divisor positive; for SHL
     and SHR, the count is in range; for ADD, MUL and NEG of integers, the result does not wrap
-    around; for MAX of floats, the first operand is not NaN.
+    around; for MAX of floats, the first operand is not NaN. `features` are those of the target
+    that the text may count on.
     """
     if op is Op.CAST:
         return _cast(source, result, lanes)
     if op is Op.BITCAST:
         return _bitcast(source, result, lanes)
     if op in (Op.EXP, Op.LOG, Op.SIN):
-        return _transcendental(op, source, lanes)
+        return _transcendental(op, source, lanes, features)
     rows = _FLOAT if source.is_float else _BOOL if source.kind == "b" else _INT
     row = rows.get(op) or _ANY.get(op)
     if row is None:
@@ -281,8 +289,13 @@ def _round_bfloat16(value: str, lanes: int) -> str:
     )
 
 
-def _transcendental(op: Op, dtype: DType, lanes: int) -> str:
-    expand = {Op.EXP: vmath.exp, Op.LOG: vmath.log, Op.SIN: vmath.sin}[op]
+def _transcendental(op: Op, dtype: DType, lanes: int, features: frozenset[str]) -> str:
+    expansions: dict[Op, Callable[[str, int], str]] = {
+        Op.EXP: partial(vmath.exp, features=features),
+        Op.LOG: vmath.log,
+        Op.SIN: vmath.sin,
+    }
+    expand = expansions[op]
     if dtype is dt.float64:
         return expand("double", lanes)
     text = expand("float", lanes)

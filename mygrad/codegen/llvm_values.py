@@ -68,7 +68,8 @@ class Emitter:
     """Writes expressions. `leaf[op]` emits what is not arithmetic: loads, and names of
     accumulators."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: frozenset[str] = frozenset()) -> None:
+        self.features = features  # of the target
         self.scopes = [Scope([], 0)]
         self.values: dict[Hashable, Value] = {}
         self.leaf: dict[Op, Callable[[Expr], Value]] = {}
@@ -295,7 +296,7 @@ class Emitter:
             operands = [self.narrow(s, v) for s, v in zip(src, operands, strict=True)]
             dtype, result = dt.int32, dt.bool_ if result is dt.bool_ else dt.int32
         safe = one_condition if op is Op.WHERE else _is_safe(op, e, src)
-        text = template(op, dtype, result, lanes, safe)
+        text = template(op, dtype, result, lanes, safe, self.features)
         to = 0 if _has_bounds(e) else self.floor
         value = self.apply(
             text,

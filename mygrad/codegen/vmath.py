@@ -169,6 +169,15 @@ class _Text:
     def from_bits(self, x: str) -> str:
         return self.put(f"bitcast {self.ints} {x} to {self.floats}")
 
+    def scaled(self, x: str, n: str) -> str:
+        """x * 2^n, rounded once."""
+        kind, mask = _SCALE[self.element, self.lanes]
+        ty = self.floats
+        return self.put(
+            f"call {ty} @llvm.x86.avx512.mask.scalef.{kind}.512"
+            f"({ty} {x}, {ty} {n}, {ty} {x}, {mask} -1, i32 4)"
+        )
+
     def select(self, compare: str, a: str, b: str, yes: str, no: str) -> str:
         """`yes` where `a compare b`, else `no`; ordered comparisons are false for NaN."""
         where = self.put(f"fcmp {compare} {self.floats} {a}, {b}")
@@ -187,9 +196,13 @@ class _Text:
         return "".join(self.lines) + end
 
 
-def exp(element: str, lanes: int) -> str:
+# scaling of a whole register by powers of two, where a processor has an instruction for it
+_SCALE = {("float", 16): ("ps", "i16"), ("double", 8): ("pd", "i8")}
+
+
+def exp(element: str, lanes: int, features: frozenset[str] = frozenset()) -> str:
     """exp(x) = 2^n * exp(r) with r = x - n log 2; 2^n as a product of two powers, which covers
-    denormal and infinite results."""
+    denormal and infinite results, or by the instruction that does the same."""
     t = _Text(element, lanes)
     f = t.format
     x = t.select("ogt", "{a}", t.const(f.exp_high), t.const(f.exp_high), "{a}")
@@ -200,6 +213,8 @@ def exp(element: str, lanes: int) -> str:
         r = t.fma(n, t.const(-piece), r)
     p = t.fma(t.op("fmul", r, r), t.polynomial(r, _EXP[element]), r)
     p = t.op("fadd", p, t.const(1.0))
+    if (element, lanes) in _SCALE and "+avx512f" in features:
+        return t.text(t.scaled(p, n))
     half = t.int_op("lshr", bits, t.int_const(1))
     for part in (half, t.int_op("sub", bits, half)):
         p = t.op("fmul", p, t.from_bits(t.int_op("shl", part, t.int_const(f.mantissa))))
@@ -279,6 +294,10 @@ def sin(element: str, lanes: int) -> str:
 def helpers(body: str) -> str:
     """The functions that expansions in `body` call."""
     text = []
+    for (element, lanes), (kind, mask) in _SCALE.items():
+        name, ty = f"@llvm.x86.avx512.mask.scalef.{kind}.512", vector(element, lanes)
+        if name in body:
+            text.append(f"declare {ty} {name}({ty}, {ty}, {ty}, {mask}, i32)\n")
     for element in _FORMATS:
         for lanes in (0, *(1 << n for n in range(8))):
             kind, ty = mangled(element, lanes), vector(element, lanes)
