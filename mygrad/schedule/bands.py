@@ -96,12 +96,12 @@ class _Former:
         """Where not all readers of an array can be in one band with its maker, let those that
         cannot read one that is made again just before the first of them."""
         self.users = _users(self.steps)
-        if self.best(i) is None:
-            users = self.users[i]
-            for n in range(len(users) - 1, 1, -1):
-                if self.best(i, users[:n]) is not None:
+        users = self.users[i]
+        for n in range(len(users), 1, -1):
+            if any(self.attempt(users[:n], rows, {i: w}) for rows, w in self.places_to_cut(i)):
+                if n < len(users):
                     self.clone(users[0], users[n])
-                    return
+                return
 
     def look_at(self, i: int) -> None:
         """Form a band around an array."""
@@ -112,15 +112,14 @@ class _Former:
 
     # --- one band ---------------------------------------------------------------------------------
 
-    def best(self, i: int, users: Sequence[int] = ()) -> Draft | None:
-        """The band around an array, or around some of its users, that saves most memory; None if
-        there is none."""
+    def best(self, i: int) -> Draft | None:
+        """The band around an array that saves most memory; None if there is none."""
         drafts = []
         for rows, width in self.places_to_cut(i):
-            draft = self.attempt(users or self.users[i], rows, {i: width})
-            if draft is not None and (users or i in draft.local):
-                drafts.append(draft if users else self.grown(draft))
-        fitting = [d for d in drafts if self.block_rows(d) >= cost.BAND_ROWS]
+            draft = self.attempt(self.users[i], rows, {i: width})
+            if draft is not None and i in draft.local:
+                drafts.append(self.grown(draft))
+        fitting = [d for d in drafts if cost.BAND_ROWS <= self.block_rows(d) < d.rows]
         return max(fitting, key=self.saved, default=None)
 
     def saved(self, draft: Draft) -> int:

@@ -128,15 +128,16 @@ class _Gatherer:
         for s in node.src:
             for key, found in self.members[s].items():
                 members[key] = members[key] | found if key in members else found
-        weight = weight_of(node)
+        first, *others = (self.known.facts[s].leaves for s in node.src)
+        leaves = first.union(*others)
+        weight = weight_of(node) * (1.0 if leaves else cost.INDEX)
         if weight or computed:
             key = (node.size, weight)
             members[key] = members.get(key, frozenset()) | {node}
         self.members[node] = members
         size = max(node.size, 1)
         operations = sum(len(m) * weight * min(1.0, n / size) for (n, weight), m in members.items())
-        first, *others = (self.known.facts[s].leaves for s in node.src)
-        return Facts(sum(map(len, members.values())), operations, first.union(*others))
+        return Facts(sum(map(len, members.values())), operations, leaves)
 
 
 def weight_of(node: Node) -> float:
