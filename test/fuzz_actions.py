@@ -26,7 +26,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import Any
 
 import guarded
 from kernel_cases import random_kernel
@@ -67,7 +66,7 @@ from mygrad.helpers import prod
 from mygrad.kernel import Kernel, all_nodes, verify
 from mygrad.ops import Op
 
-POINTS = 1200  # of a kernel: more take the interpreter too long
+POINTS = 700  # of a kernel: more take the interpreter too long
 CELLS = 256  # points of a tile: more take LLVM too long
 TOGETHER = 24  # cases of one child
 STEPS = 8  # actions
@@ -285,7 +284,7 @@ class Fuzzer:
             kind, case = made(self.seed, number, self.counts)
             function = statements(case)
         except Wrong as wrong:
-            self.failed(number, wrong, None)
+            self.failed(number, wrong)
             return
         self.counts["lowered" if function is not None else "not lowered"] += 1
         if function is not None:
@@ -300,11 +299,10 @@ class Fuzzer:
         with small_limits():
             found = native([case for _, case in waiting])
             self.counts["native"] += len(waiting)
-            for wrong in found:
-                number = next(n for n, case in waiting if str(case) in str(wrong))
-                self.failed(number, wrong, native)
+            for n, wrong in found:
+                self.failed(waiting[n][0], wrong)
 
-    def failed(self, number: int, wrong: Wrong, how: Any) -> None:
+    def failed(self, number: int, wrong: Wrong) -> None:
         """Keep what is to be known of a failure, and say it."""
         shown = str(wrong)
         with contextlib.suppress(Wrong), small_limits():

@@ -24,7 +24,7 @@ from mygrad.helpers import prod
 from mygrad.kernel import BufferInfo, Kernel, Store, axis_sets
 from mygrad.ops import SCATTER_MODES, Op
 
-EXTENTS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 19, 31, 32, 33, 40, 65)
+EXTENTS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 19, 31, 32, 33, 40, 65, 131)
 WIDE = {dt.bfloat16: dt.float32, dt.float16: dt.float32, dt.int8: dt.int32}  # of sums
 NUMBERS = (dt.float32, dt.float32, dt.float64, dt.int32, dt.bfloat16, dt.int8, dt.float16)
 

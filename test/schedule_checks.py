@@ -49,7 +49,7 @@ LIMITS = (
     (analysis, "SMALL", 1),
     (analysis, "PANEL", 4),
     (analysis, "STREAMED", 1),
-    (analysis, "BLOCK", 8),
+    (analysis, "BLOCK", 32),
     (prepare, "BLOCK", 8),
     (staging, "USES", 2),
     (staging, "ALIASED", 32),
@@ -122,9 +122,18 @@ class Case:
 
 
 def default(kernel: Kernel, target: Target) -> Case:
-    """The schedule of the analysis."""
+    """The schedule of the analysis.
+
+    Raises:
+        Wrong: it has none, or one that is not legal.
+    """
     verify(kernel)
-    return Case(kernel, analysis.default_actions(kernel, target), target)
+    try:
+        case = Case(kernel, analysis.default_actions(kernel, target), target)
+        case.schedule  # noqa: B018
+    except Exception:
+        raise Wrong(f"{traceback.format_exc()}\n{Case(kernel, (), target)}") from None
+    return case
 
 
 def lowered(case: Case) -> stmt.Function | None:
@@ -160,25 +169,36 @@ def statements(case: Case) -> stmt.Function | None:
     return function
 
 
-def native(cases: Sequence[Case]) -> list[Wrong]:
-    """Run machine code, all in one child; what is wrong with it."""
-    wrong: list[Wrong] = []
-    compiled: list[tuple[Case, Program]] = []
-    for case in cases:
+def in_whole_lines(case: Case) -> Case:
+    """The case with streamed buffers of whole lines of memory: stores past the caches want them to
+    begin at one, and between guard pages a buffer that ends at one does."""
+    infos = [
+        replace(b, size=-(-b.size // 64) * 64) if slot in case.schedule.streams else b
+        for slot, b in enumerate(case.kernel.buffers)
+    ]
+    return replace(case, kernel=replace(case.kernel, buffers=tuple(infos)))
+
+
+def native(cases: Sequence[Case]) -> list[tuple[int, Wrong]]:
+    """Run machine code, all in one child; what is wrong, and with which of the cases."""
+    wrong: list[tuple[int, Wrong]] = []
+    compiled: list[tuple[int, Case, Program]] = []
+    for n, case in enumerate(map(in_whole_lines, cases)):
         try:
-            compiled.append((case, codegen.compile(case.kernel, case.target, case.actions)))
+            program = codegen.compile(case.kernel, case.target, case.actions)
+            compiled.append((n, case, program))
         except ScheduleError:
             continue
         except Exception:
-            wrong.append(Wrong(f"{traceback.format_exc()}\n{case}"))
-    results = guarded.run_all([(program, case.arrays) for case, program in compiled])
-    for (case, _), result in zip(compiled, results, strict=True):
+            wrong.append((n, Wrong(f"{traceback.format_exc()}\n{case}")))
+    results = guarded.run_all([(program, case.arrays) for _, case, program in compiled])
+    for (n, case, _), result in zip(compiled, results, strict=True):
         try:
             if isinstance(result, Exception):
                 raise Wrong(f"{result}\n{case}")
             case.check(result)
         except Wrong as found:
-            wrong.append(found)
+            wrong.append((n, found))
     return wrong
 
 

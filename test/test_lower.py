@@ -651,6 +651,10 @@ def test_blocks_of_sums_with_tails() -> None:
             (Split("i1", 4), Vectorize("i1i"), Split("i1o", 3)),
         )
         check_all(convolution(2, 2, 3, 4, 5, 3, 1))
+        k = axis(0, 33)
+        for same in (load(1, F, const(0)), load(1, F, k % 4)):
+            total = Store(0, const(0), reduce(Op.ADD, same, (k,)))
+            check_all(Kernel("same", (), (total,), buffers(1, 4)), (Split("i0", 16),))
 
 
 # --- native code --------------------------------------------------------------------------------

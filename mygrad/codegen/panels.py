@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mygrad import dtype as dt
-from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError
+from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError, Tensorize
 from mygrad.codegen.prepare import row_major
 from mygrad.codegen.scope import Scope
 from mygrad.codegen.stmt import If, Product, Put, Scratch
@@ -114,6 +114,7 @@ def tensor_of(s: Schedule) -> Tensor | None:
     own = free_axes(c.sum) | frozenset(c.sum.arg[1])
     loops = [p for p in s.loops if p.root in own and p.name not in inner]
     first = min((n for n, p in enumerate(loops) if p.root in c.depth), default=len(loops))
+    _check_places(s, action, loops[:first], loops[first:])
     return Tensor(
         c,
         tuple(loops[:first]),
@@ -122,6 +123,28 @@ def tensor_of(s: Schedule) -> Tensor | None:
         tuple(tiles[1]),
         tuple(s.loop(name) for name in action.depth),
     )
+
+
+def _check_places(
+    s: Schedule, action: Tensorize, outside: list[LoopAxis], around: list[LoopAxis]
+) -> None:
+    """Refuse loops that are not where the statements put them: first those that stores and products
+    share, which alone may be parallel; then those around products; then what a product covers."""
+
+    def refuse(condition: bool, why: str) -> None:
+        if condition:
+            raise ScheduleError(f"{action}: {why}")
+
+    own = [*outside, *around]
+    inner = [*action.rows, *action.columns, *action.depth]
+    refuse(len(set(inner)) != len(inner), "a loop is named twice")
+    refuse(any(p.is_tile for p in own), "a loop around the product is part of a tile")
+    names = {"", *(p.name for p in own)}
+    refuse(not {action.left, action.right} <= names, "operands are packed inside of the product")
+    shared = [p for p in s.loops if p in outside or p.root in s.kernel.axes]
+    refuse(shared[: len(outside)] != outside, "other loops are outside of those around it")
+    late = [p for p in s.loops if p.kind == "parallel" and p not in outside[:1]]
+    refuse(bool(late), "the parallel loop must be the outermost")
 
 
 def _roots(c: Contraction) -> tuple[tuple[Expr, ...], ...]:

@@ -134,7 +134,8 @@ def _convert_reduce(schedule: Schedule, e: Expr, body: Expr) -> Expr:
     if op is Op.ADD and e.dtype.is_float and e.dtype is not dt.float64:
         outer = _outer_loops(schedule, axes)
         inner = tuple(a for a in axes if a not in outer)
-        if outer and inner:
+        # a sum inside that does not change from block to block would be done once, for all of them
+        if inner and outer and frozenset(outer) <= free_axes(body):
             return reduce(op, reduce(op, body, inner), outer)
     return reduce(op, body, axes) if axes else body
 

@@ -9,7 +9,8 @@ the kernel were a function of it. Nothing is shared: every temporary has memory 
 goes back to the system when it is released. Fresh memory is full of 0xFF bytes, which are NaN as
 floats of any width and -1 as integers, so that what is read before it is written shows.
 
-Kernels ask for no more than the alignment of an element, so the end may be put exactly. What a
+Kernels ask for no more than the alignment of an element, so the end may be put exactly. Only stores
+past the caches want whole lines: large arrays end within a line of the page. What a
 kernel does inside of its own scratch arrays is not seen here; the interpreter of statements in the
 tests checks those.
 """
@@ -29,6 +30,7 @@ from mygrad.program import Launch
 from mygrad.runtime.cpu_memory import Allocator, Memory
 
 POISON = 0xFF
+LINE, LARGE = 64, 256 << 10  # bytes; arrays that are written past the caches are larger
 BEFORE_THE_PAGE, BEHIND_THE_PAGE = 1, 2  # the two values of MYGRAD_GUARD
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
@@ -78,7 +80,10 @@ class GuardedAllocator(Allocator):
                 )
             )
         ctypes.memset(start, POISON, inner)
-        address = start + inner - nbytes if self.mode == BEFORE_THE_PAGE else start
+        before = inner - nbytes
+        if nbytes >= LARGE:
+            before -= before % LINE
+        address = start + before if self.mode == BEFORE_THE_PAGE else start
         return Guarded(address, nbytes, base, inner + 2 * page)
 
     def release(self, memory: Memory) -> None:
