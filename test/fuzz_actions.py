@@ -327,13 +327,11 @@ def fails(case: Case) -> bool:
 
 def shrunk(case: Case) -> Case:
     """The case without actions that it fails without."""
-    n = 0
-    while n < len(case.actions):
+    n = len(case.actions) - 1  # from the last, since later actions name what earlier ones made
+    while n >= 0:
         less = Case(case.kernel, case.actions[:n] + case.actions[n + 1 :], case.target)
-        if fails(less):
-            case = less
-        else:
-            n += 1
+        case = less if fails(less) else case
+        n -= 1
     return case
 
 
