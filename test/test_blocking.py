@@ -9,6 +9,7 @@ import pytest
 from graphs import buffer, expand, matmul, reshape
 from test_lower import check
 
+from mygrad import dtype as dt
 from mygrad import graph as g
 from mygrad.codegen import schedule
 from mygrad.codegen.actions import Schedule, Split, Stage
@@ -91,14 +92,27 @@ def test_where_columns_cannot_be_shared_there_is_a_block_of_rows_for_each_thread
     assert copied(scheduled, 1) == 4096 * 192
 
 
-def test_a_sum_without_columns() -> None:
-    """Of rows alone, spread over the columns of a second operand that has no rows."""
-    x = expand(reshape(buffer(64, 96), (64, 1, 96)), (64, 80, 96))
-    y = expand(reshape(buffer(64), (64, 1, 1)), (64, 80, 96))
-    (step,) = plan([g.reduce(Op.ADD, g.alu(Op.MUL, x, y), (2,))], "cpu").steps
+@pytest.mark.parametrize("target", [WIDE, TINY])
+def test_a_sum_whose_columns_are_not_read(target: Target) -> None:
+    """They are computed from the index alone."""
+    numbers = expand(reshape(g.iota(20), (1, 20)), (24, 20))
+    (step,) = plan([matmul(buffer(16, 24), g.cast(numbers, dt.float32))], "cpu").steps
     assert isinstance(step.what, Kernel)
-    for target in (WIDE, TINY):
-        check(step.what, schedule(step.what, target))
+    check(step.what, schedule(step.what, target))
+
+
+def test_rows_that_begin_within_lines_are_copied() -> None:
+    for columns, stages in ((256, 0), (257, 1), (264, 1)):
+        actions = default_actions(product(128, 96, columns), WIDE)
+        assert sum(isinstance(a, Stage) for a in actions) == stages
+
+
+def test_lanes_along_the_sum_that_are_far_apart_are_copied() -> None:
+    kernel = product(20, 784, 10)
+    scheduled = schedule(kernel, WIDE)
+    assert [p.root.arg[0] for p in scheduled.loops if p.kind == "vector"] == [2]
+    assert [x.slot for x in scheduled.stages] == [1]
+    check(kernel, scheduled)
 
 
 @pytest.mark.parametrize("kind", ["NN", "NT", "TN", "TT"])

@@ -2,7 +2,8 @@
 
 A copy pays where it is read many times, and where the operand is hard to read in place: it does not
 fit in the cache, its rows are a large power of two apart (then they fall on each other in the
-cache), its lanes are not contiguous, or a condition guards it. The copy has the order in which the
+cache) or begin within lines (then most vectors are parts of two), its lanes are not contiguous, or
+a condition guards it. The copy has the order in which the
 tiles read it, and no conditions.
 """
 
@@ -32,16 +33,20 @@ def stages_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> li
 def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
     """Whether loads of this operand in the inner loops are worse than those of a packed copy."""
     vector = next((a for a in nest.axes if a in tile.lanes), None)
-    if vector is None or vector in nest.reduced or not access.can_stage:
+    if vector is None or not access.can_stage:
         return False
+    if vector in nest.reduced:
+        return access.strides.get(vector, 0) not in (0, 1)
     if access.strides.get(vector, 0) == 0:
         return across(nest, access, target)
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
+    steps = [step for step in steps if step]
     return (
         access.strides[vector] != 1
         or access.guarded
         or access.nbytes > target.l2_bytes // 2
-        or any(step and step % ALIASED == 0 for step in steps)
+        or any(step % ALIASED == 0 for step in steps)
+        or (min(steps, default=0) > LINE and any(step % LINE for step in steps))
     )
 
 
