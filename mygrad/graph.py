@@ -18,6 +18,8 @@
     CONTIGUOUS  (x,)           None or a reason        same, but in memory of its own
     STORE       (buffer, x)    None                    x written into that BUFFER
     COPY        (x,)           device name             same, on another device
+    JOIN        parts          None                    parts of one shape, side by side along a new
+                                                       first axis; made by the scheduler only
     HOST        operands       HostCall                as the HostCall declares
     DETACH      (x,)           None or a label         same; no gradient flows through
 
@@ -39,7 +41,7 @@ nothing recurses over them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -441,6 +443,15 @@ def copy(x: Node, device: str) -> Node:
     return _intern(Op.COPY, (x,), device, x.shape, x.dtype, device)
 
 
+def join(parts: Sequence[Node]) -> Node:
+    """Nodes of one shape and type side by side, along a new first axis."""
+    first = parts[0]
+    if any((p.shape, p.dtype) != (first.shape, first.dtype) for p in parts):
+        raise InternalError(f"join: {parts!r}")
+    device = _common_device(Op.JOIN, tuple(parts))
+    return _intern(Op.JOIN, tuple(parts), None, (len(parts), *first.shape), first.dtype, device)
+
+
 def host(call: HostCall, *src: Node) -> Node:
     """The result of a NumPy-level function of the operands."""
     return _intern(Op.HOST, src, call, call.shape, call.dtype, _common_device(Op.HOST, src))
@@ -499,6 +510,7 @@ _REBUILD: dict[Op, Callable[..., Node]] = {
     Op.CONTIGUOUS: lambda arg, x: contiguous(x, arg),
     Op.STORE: lambda arg, target, x: store(target, x),
     Op.COPY: lambda arg, x: copy(x, arg),
+    Op.JOIN: lambda arg, *src: join(src),
     Op.HOST: lambda arg, *src: host(arg, *src),
     Op.DETACH: lambda arg, x: detach(x, arg),
 }

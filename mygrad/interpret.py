@@ -191,6 +191,7 @@ RULES: dict[Op, Rule] = {
     Op.CONTIGUOUS: lambda node, x: x,
     Op.STORE: lambda node, target, x: x,
     Op.COPY: lambda node, x: x,
+    Op.JOIN: lambda node, *parts: np.stack(parts),
     Op.DETACH: lambda node, x: x,
     Op.HOST: lambda node, *operands: call_host(node.arg, operands),
 }

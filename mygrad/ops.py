@@ -7,7 +7,7 @@
     scan     SCAN(op, axis)            inclusive prefix combination, same shape
     move     RESHAPE PERMUTE EXPAND PAD SHRINK FLIP WINDOW UNWINDOW
     index    GATHER(axis)  SCATTER(axis, mode)  SORT(axis, descending, values)
-    memory   CONTIGUOUS STORE COPY(device)
+    memory   CONTIGUOUS STORE COPY(device) JOIN
     call     HOST
     mark     DETACH(label)             identity through which no gradient flows; no work
 
@@ -86,6 +86,7 @@ class Op(Enum):
     CONTIGUOUS = auto()
     STORE = auto()
     COPY = auto()
+    JOIN = auto()
     # call
     HOST = auto()
     # a mark for autograd, dropped before scheduling
@@ -127,7 +128,7 @@ MOVEMENT = frozenset(
     {Op.RESHAPE, Op.PERMUTE, Op.EXPAND, Op.PAD, Op.SHRINK, Op.FLIP, Op.WINDOW, Op.UNWINDOW}
 )
 INDEX = frozenset({Op.GATHER, Op.SCATTER, Op.SORT})
-MEMORY = frozenset({Op.CONTIGUOUS, Op.STORE, Op.COPY})
+MEMORY = frozenset({Op.CONTIGUOUS, Op.STORE, Op.COPY, Op.JOIN})
 MARK = frozenset({Op.DETACH})
 GRAPH = SOURCE | ALU | {Op.REDUCE, Op.SCAN, Op.HOST} | MOVEMENT | INDEX | MEMORY | MARK
 COMBINE = frozenset({Op.ADD, Op.MUL, Op.MAX})  # the operators of REDUCE and SCAN

@@ -290,7 +290,7 @@ def samples() -> dict[Op, Node]:
               zeros(2), graph.iota(3), graph.variable("n", 0, 3), graph.reduce(Op.ADD, x, (0,)),
               graph.scan(Op.MUL, x, 1), graph.gather(x, y, 0), graph.scatter(x, y, z, 0, "add"),
               graph.sort(x, 0), graph.contiguous(z), graph.store(x, z), graph.copy(z, "b"),
-              graph.host(call, z), graph.detach(z)]  # fmt: skip
+              graph.join([z, x]), graph.host(call, z), graph.detach(z)]  # fmt: skip
     return nodes | {n.op: n for n in others}
 
 

@@ -20,7 +20,8 @@ from mygrad.helpers import prod
 from mygrad.ops import ALU, MOVEMENT, Op
 from mygrad.schedule import cost
 
-STEPS = frozenset({Op.HOST, Op.SORT, Op.COPY})  # not loop nests: whole steps of a plan
+# not loop nests: whole steps of a plan, or no work at all
+STEPS = frozenset({Op.HOST, Op.SORT, Op.COPY, Op.JOIN})
 
 # the operations of an expression, each once, by their size and weight
 Members = Mapping[tuple[int, float], frozenset[Node]]
@@ -66,6 +67,7 @@ class _Gatherer:
         known = self.known
         for node in order:
             self.force(node)
+        for node in order:
             facts = known.own[node] = self.cut(node) if node.op in ALU else self.look_at(node)
             if node in known.must or (self.readers[node] > 1 and is_epilogue(node, facts)):
                 self.end(node, node)  # what reads it finds it stored

@@ -20,14 +20,17 @@ from mygrad.ops import Op
 from mygrad.schedule import bands, memory
 from mygrad.schedule.build import Builder, Built
 from mygrad.schedule.homes import STEPS, Group, Homes
+from mygrad.schedule.joins import join_parts
 from mygrad.schedule.revise import choose_homes
 from mygrad.schedule.sharing import share
 from mygrad.schedule.simplify import simplify
 from mygrad.schedule.split import split_sums
 from mygrad.schedule.steps import Memory, Schedule, Step, inputs, is_host_step
 
+JOIN = "join"  # a step that is no work: its operands lie in its result
 PIPELINE = (
     "simplify the graph",
+    "join what is computed in parts",
     "split long sums",
     "choose homes",
     "build kernels",
@@ -42,7 +45,7 @@ def schedule(roots: Sequence[Node], device: str) -> Schedule:
     """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a
     device are computed on `device`."""
     slots = {node: i for i, node in enumerate(inputs(roots))}
-    simple = split_sums(simplify(roots))
+    simple = split_sums(join_parts(simplify(roots)))
     homes = choose_homes([r for r in simple if r.op is not Op.BUFFER])
     built: dict[Group, Built | None] = {}
     while len(built) < len(homes.groups):  # building may add groups: padded copies
@@ -92,6 +95,16 @@ def _ordered(homes: Homes, built: dict[Group, Built | None]) -> list[tuple[Group
     return [(g, built[g]) for g in result]
 
 
+def _parts(steps: Sequence[Step], arrays: Sequence[Memory]) -> dict[int, tuple[int, int]]:
+    """In what array the parts of joined arrays lie, and at which byte."""
+    found: dict[int, tuple[int, int]] = {}
+    for step in steps:
+        if step.what == JOIN:
+            *parts, whole = step.arguments
+            found |= {i: (whole, n * arrays[i].nbytes) for n, i in enumerate(parts)}
+    return found
+
+
 class _Planner:
     """Numbers memories and plans the arena for groups in order."""
 
@@ -108,14 +121,15 @@ class _Planner:
         """The finished schedule."""
         planned = [s for s in (self._step(*pair) for pair in self.groups) if s is not None]
         results = tuple(self._memory(r.src[0] if r.op is Op.STORE else r) for r in roots)
-        separate = {i for s in planned if is_host_step(s) for i in s.arguments}
+        separate = {i for s in planned if is_host_step(s) and s.what != JOIN for i in s.arguments}
         arrays = [self._describe(node, i in results) for i, node in enumerate(self.nodes)]
         for i in separate:
             if arrays[i].kind == "temporary":
                 arrays[i] = replace(arrays[i], kind="separate")
         steps, arrays = bands.form(planned, arrays)
         arenas = self._place(steps, arrays)
-        return Schedule(tuple(steps), tuple(arrays), results, arenas)
+        work = tuple(s for s in steps if s.what != JOIN)
+        return Schedule(work, tuple(arrays), results, arenas)
 
     def _memory(self, node: Node) -> int:
         if node not in self.number:
@@ -147,10 +161,12 @@ class _Planner:
     def _place(self, steps: Sequence[Step], arrays: list[Memory]) -> dict[str, int]:
         """Give every temporary array its place in the arena of its device; the size of each
         arena."""
+        inside = _parts(steps, arrays)
         life: dict[int, list[int]] = {}
         for position, step in enumerate(steps):
-            for i in step.arguments:
-                life.setdefault(i, [position, position])[1] = position
+            for i in step.arguments if step.what != JOIN else ():
+                whole, _ = inside.get(i, (i, 0))
+                life.setdefault(whole, [position, position])[1] = position
         arenas: dict[str, int] = {}
         temporary = [i for i in life if arrays[i].kind == "temporary"]
         if config.MYGRAD_GUARD:  # each has memory of its own, between guard pages
@@ -163,6 +179,10 @@ class _Planner:
             placed, arenas[device] = memory.place(needs)
             for i, offset in zip(mine, placed, strict=True):
                 arrays[i] = replace(arrays[i], number=offset)
+        for i, (whole, within) in inside.items():
+            if {arrays[i].kind, arrays[whole].kind} != {"temporary"}:
+                raise InternalError(f"schedule: no place in the arena for parts of memory {whole}")
+            arrays[i] = replace(arrays[i], number=arrays[whole].number + within)
         return arenas
 
     def _device(self, node: Node) -> str:

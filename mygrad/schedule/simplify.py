@@ -35,7 +35,7 @@ def simplify(roots: Sequence[Node]) -> list[Node]:
         src = tuple(done[s] for s in node.src)
         result = _settled(node if src == node.src else graph.rebuild(node, src))
         if node.op is result.op in _INWARD and _is_read_once(node.src[0], readers):
-            result = _move_operand(result)
+            result = move_operand(result)
         if result is not node and result.op is not Op.BUFFER and result not in done:
             result.location = node.location
         done[node] = result
@@ -54,7 +54,7 @@ def _settled(node: Node) -> Node:
 _INWARD = frozenset({Op.PERMUTE, Op.SHRINK})
 
 
-def _move_operand(node: Node) -> Node:
+def move_operand(node: Node) -> Node:
     """A permuted or shrunk reduction, which may be cast, as the reduction of something permuted or
     shrunk."""
     reduced, casts = node.src[0], []

@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mygrad import dtype as dt
-from mygrad import graph
+from mygrad import expr, graph, movement
 from mygrad.graph import Node
 from mygrad.helpers import prod
-from mygrad.ops import ALU, MOVEMENT, Op
+from mygrad.ops import ALU, MOVEMENT, SOURCE, Op
+from mygrad.schedule.homes import flat
 
 FEW_RESULTS = 16  # results that cannot keep all threads busy
 LONG_SUM = 1 << 16  # elements from which a second kernel pays
@@ -39,9 +40,9 @@ def split_sums(roots: Sequence[Node]) -> list[Node]:
     for node in graph.toposort(roots):
         src = tuple(done[s] for s in node.src)
         result = node if src == node.src else graph.rebuild(node, src)
-        parts = _parts(result) if result.op is Op.REDUCE and result.arg[0] is Op.ADD else 1
+        axis, parts = _parts(result) if _is_long(result) else (0, 1)
         if parts > 1:
-            result = _split(result, parts)
+            result = _split(result, axis, parts)
         elif result.op is Op.SCAN and (blocks := _blocks(result)) > 1:
             result = _split_scan(result, blocks)
         if result is not node and result.op is not Op.BUFFER:
@@ -53,23 +54,51 @@ def split_sums(roots: Sequence[Node]) -> list[Node]:
     ]
 
 
-def _parts(node: Node) -> int:
-    """Into how many partial sums the first axis of a sum is divided; 1: not at all."""
+def _is_long(node: Node) -> bool:
+    return node.op is Op.REDUCE and node.arg[0] is Op.ADD and node.src[0].size >= LONG_SUM
+
+
+def _parts(node: Node) -> tuple[int, int]:
+    """The axis of a sum that is divided, and into how many parts; 1: not at all."""
     x, axes = node.src[0], node.arg[1]
-    extent = x.shape[axes[0]]
-    if x.size < LONG_SUM or extent < 2:
-        return 1
+    first = axes[0] if len(axes) == 1 else _farthest(x, axes)
+    extent = x.shape[first]
+    if extent < 2:
+        return first, 1
     if node.size <= FEW_RESULTS and node.size * PARTS * REUSE <= x.size:
-        return _divisor(extent, PARTS)
+        return first, _divisor(extent, PARTS)
     operands = _operands(x)
     nbytes = sum(o.size * o.dtype.itemsize for o in operands)
     again = all(o.size * REUSE <= x.size for o in operands)
     again = again and any(o.dtype.itemsize >= 4 for o in operands)  # narrow ones are packed
-    inner = prod(x.shape[a] for a in axes[1:])
+    inner = prod(x.shape[a] for a in axes if a != first)
     worth = node.size * REUSE <= x.size // extent  # partial results are few beside the work
     if again and worth and inner >= 4 * REUSE and nbytes > 2 * CACHE:
-        return _divisor(extent, min(extent, nbytes // CACHE))
-    return 1
+        return first, _divisor(extent, min(extent, nbytes // CACHE))
+    return first, 1
+
+
+def _farthest(x: Node, axes: Sequence[int]) -> int:
+    """The axis whose steps go farthest in the arrays that are summed; so the parts of a sum read
+    what lies together. The first of equal ones."""
+    index = tuple(expr.axis(a, n) if n > 1 else expr.const(0) for a, n in enumerate(x.shape))
+    reach = dict.fromkeys(axes, 0)
+    work, seen = [(x, index)], set()
+    while work:
+        node, at = work.pop()
+        if (node, at) in seen:
+            continue
+        seen.add((node, at))
+        if node.op in ALU:
+            work += [(s, at) for s in node.src]
+        elif node.op in MOVEMENT:
+            below, _ = movement.index(node.op, node.src[0].shape, node.arg, at)
+            work.append((node.src[0], below))
+        elif node.op not in SOURCE or node.op is Op.BUFFER:
+            place = flat(at, node.shape)
+            for a in axes:
+                reach[a] += abs(expr.stride(place, index[a]) or 0) * node.dtype.itemsize
+    return max(axes, key=lambda a: reach[a])
 
 
 def _divisor(extent: int, most: int) -> int:
@@ -96,12 +125,11 @@ def _operands(x: Node) -> list[Node]:
     return list(found)
 
 
-def _split(node: Node, parts: int) -> Node:
+def _split(node: Node, first: int, parts: int) -> Node:
     x, (op, axes) = node.src[0], node.arg
-    first = axes[0]
     shape = (*x.shape[:first], parts, x.shape[first] // parts, *x.shape[first + 1 :])
     blocks = graph.move(Op.RESHAPE, x, shape)
-    partial = graph.reduce(op, blocks, tuple(a + 1 for a in axes))
+    partial = graph.reduce(op, blocks, tuple(a + (a >= first) for a in axes))
     partial.location = node.location
     kept = graph.contiguous(
         partial, f"{parts} partial sums: one sum would be too long or too narrow"
