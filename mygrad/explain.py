@@ -23,7 +23,7 @@ from pathlib import Path
 
 from mygrad import compiler
 from mygrad.config import config
-from mygrad.helpers import UNKNOWN, Location
+from mygrad.helpers import UNKNOWN, Location, quantity
 from mygrad.kernel import Kernel
 from mygrad.kernel import text as kernel_text
 from mygrad.schedule.steps import Schedule, Step
@@ -121,15 +121,6 @@ def _plan_kernel(step: Step, schedule: Schedule) -> PlanKernel:
 
 def _name(step: Step) -> str:
     return step.what if isinstance(step.what, str) else step.what.name
-
-
-def quantity(n: float) -> str:
-    """A number with three digits and a unit prefix: 12345678 -> 12.3M."""
-    for unit in ("", "k", "M", "G"):
-        if abs(n) < 999.5:
-            return f"{n:.3g}{unit}"
-        n /= 1000
-    return f"{n:.3g}T" if abs(n) < 999.5 else f"{n:.0f}T"
 
 
 def short(location: Location) -> str:

@@ -156,3 +156,12 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def quantity(n: float) -> str:
+    """A number with three digits and a unit prefix: 12345678 -> 12.3M."""
+    for unit in ("", "k", "M", "G"):
+        if abs(n) < 999.5:
+            return f"{n:.3g}{unit}"
+        n /= 1000
+    return f"{n:.3g}T" if abs(n) < 999.5 else f"{n:.0f}T"

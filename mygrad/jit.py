@@ -175,15 +175,29 @@ class jit(Generic[P, R]):
     >>> double(Tensor([1.0, 2.0])).tolist()
     [2.0, 4.0]
 
+    Args:
+        memory_budget: bytes that a call may need beside what exists before it: intermediates and
+            results. Where they are not enough, some arrays are computed twice instead of kept
+            (`schedule/remat.py`). `peak_bytes` says what was needed.
+
     Raises:
         CaptureError: the function does something that cannot be captured, or is called from another
-        capture.
+            capture.
+        DeviceError: the memory budget cannot be met.
     """
 
-    def __init__(self, function: Callable[P, R]) -> None:
+    def __init__(self, function: Callable[P, R], memory_budget: int | None = None) -> None:
         functools.update_wrapper(self, function)
         self.function = function
+        self.memory_budget = memory_budget
         self.captured: dict[Hashable, list[Captured]] = {}
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes that a call needs beside what exists before it, the largest of all captures; known
+        after the first call."""
+        found = [c.prepared.peak_bytes for known in self.captured.values() for c in known]
+        return max(found, default=0)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -233,21 +247,25 @@ class jit(Generic[P, R]):
                     watch.touch(a)
                 args, kwargs = unflatten(tree, arguments)
                 result = self.function(*args, **kwargs)
-            return _assemble(watch, stand_ins, arguments, result)
+            return _assemble(watch, stand_ins, arguments, result, self.memory_budget)
         finally:
             for lazy, before in watch.touched.values():
                 lazy._node = before
 
 
 def _assemble(
-    watch: Capture, stand_ins: dict[int, Node], arguments: list[Lazy], result: Any
+    watch: Capture,
+    stand_ins: dict[int, Node],
+    arguments: list[Lazy],
+    result: Any,
+    budget: int | None,
 ) -> Captured:
     leaves = Leaves()
     tree = flatten(result, leaves)
     returned = leaves.found
     changed = [lazy for lazy, _ in watch.touched.values() if lazy._node is not stand_ins[id(lazy)]]
     unique = list(dict.fromkeys(lazy._node for lazy in returned + changed))
-    prepared, buffers = realize.prepare(unique)
+    prepared, buffers = realize.prepare(unique, budget)
     slot = {id(b): i for i, b in enumerate(buffers)}
     place = {n: i for i, n in enumerate(unique)}
     number = {id(a): i for i, a in enumerate(arguments)}

@@ -26,7 +26,7 @@ from mygrad.helpers import lazy_module, prod
 from mygrad.program import Buffer, Launch
 from mygrad.runtime import device as devices
 from mygrad.runtime.base import LaunchSequence
-from mygrad.schedule.steps import Memory, Schedule, Step
+from mygrad.schedule.steps import Memory, Schedule, Step, peak_of
 
 if TYPE_CHECKING:
     from mygrad import explain
@@ -104,6 +104,11 @@ class Prepared:
     def _slots(self, segment: Segment, arena: Mapping[str, int]) -> tuple[int, ...]:
         slots = tuple(self._place[i] for i in segment.memories)
         return (*slots, arena[segment.device]) if segment.in_arena else slots
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that a run needs beside its inputs."""
+        return peak_of(self.outline.memories, self.outline.arena_bytes)
 
     @property
     def schedule(self) -> Schedule:

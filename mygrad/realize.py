@@ -51,29 +51,36 @@ _prepared: dict[Hashable, Prepared] = {}
 statistics = {"scheduled": 0, "from disk": 0}  # programs
 
 
-def prepare(nodes: Sequence[Node]) -> tuple[Prepared, list[Buffer]]:
+def prepare(
+    nodes: Sequence[Node], memory_budget: int | None = None
+) -> tuple[Prepared, list[Buffer]]:
     """Schedule and compile, or find that in memory or on disk; also the input buffers of the
-    run."""
+    run. With `memory_budget`, the program needs at most so many bytes beside its inputs."""
     structure, buffers = key(nodes)
     device = _device(nodes)
-    found = _prepared.get((structure, device))
+    found = _prepared.get((structure, device, memory_budget))
     if found is None:
         if len(_prepared) >= KEPT:  # a loop over ever new shapes must not hold all of them
             del _prepared[next(iter(_prepared))]
-        found = _prepared[structure, device] = _prepare(nodes, structure, device)
+        found = _prepare(nodes, structure, device, memory_budget)
+        _prepared[structure, device, memory_budget] = found
     return found, [b.arg for b in buffers]
 
 
-def _prepare(nodes: Sequence[Node], structure: Structure, device: str) -> Prepared:
-    found = stored.load(structure, device)
+def _prepare(
+    nodes: Sequence[Node], structure: Structure, device: str, budget: int | None
+) -> Prepared:
+    found = stored.load((structure, budget), device)
     if found is not None:
         statistics["from disk"] += 1
         where = places(nodes)
-        return Prepared(found, lambda: scheduler.schedule(rebuild(structure, where), device))
+        return Prepared(
+            found, lambda: scheduler.schedule(rebuild(structure, where), device, budget)
+        )
     statistics["scheduled"] += 1
-    plan = scheduler.schedule(nodes, device)
+    plan = scheduler.schedule(nodes, device, budget)
     outline = assemble(plan)
-    stored.save(structure, device, outline.with_executables(lambda e: e.key))
+    stored.save((structure, budget), device, outline.with_executables(lambda e: e.key))
     return Prepared(outline.with_executables(lambda e: e.executable), lambda: plan)
 
 

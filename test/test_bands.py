@@ -13,7 +13,6 @@ from mygrad.graph import Node
 from mygrad.helpers import prod
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
-
 from mygrad.schedule import cost
 from mygrad.schedule.bands import BLOCK
 from mygrad.schedule.schedule import schedule
@@ -39,7 +38,7 @@ def blocked(plan: Schedule) -> int:
 def attention(shape: tuple[int, ...], keys: int, between: bool, **options: object) -> list[Tensor]:
     """The output and the gradients of query, key and value; `between`: more than attention lies
     before the loss."""
-    *outer, rows, width = shape
+    *outer, _, width = shape
     q = Tensor(array(*shape)).requires_grad_()
     k, v = (Tensor(array(*outer, keys, width, seed=n)).requires_grad_() for n in (1, 2))
     out = q.scaled_dot_product_attention(k, v, **options)
@@ -49,7 +48,7 @@ def attention(shape: tuple[int, ...], keys: int, between: bool, **options: objec
 
 
 def theirs(shape: tuple[int, ...], keys: int, between: bool, **options: object) -> list[np.ndarray]:
-    *outer, rows, width = shape
+    *outer, _, width = shape
     q = torch.from_numpy(array(*shape)).requires_grad_()
     k, v = (torch.from_numpy(array(*outer, keys, width, seed=n)).requires_grad_() for n in (1, 2))
     out = torch.nn.functional.scaled_dot_product_attention(q, k, v, **options)

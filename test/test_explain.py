@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mygrad
-from mygrad import Tensor, explain, realize
+from mygrad import Tensor, explain, helpers, realize
 from mygrad.config import context
 from mygrad.errors import ConfigError, DTypeError
 from mygrad.helpers import UNKNOWN, Location
@@ -193,7 +193,7 @@ def test_table_lines_up() -> None:
      (999_999, "1M"), (2.5e9, "2.5G"), (7e12, "7T"), (1e16, "10000T"), (-1500, "-1.5k")],
 )  # fmt: skip
 def test_quantity(n: float, text: str) -> None:
-    assert explain.quantity(n) == text
+    assert helpers.quantity(n) == text
 
 
 def test_short_location() -> None:

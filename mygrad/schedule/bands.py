@@ -95,7 +95,7 @@ class _Former:
     def make_again(self, i: int) -> None:
         """Where not all readers of an array can be in one band with its maker, let those that
         cannot read one that is made again just before the first of them."""
-        self.users = _users(self.steps)
+        self.users = users_of(self.steps)
         users = self.users[i]
         for n in range(len(users), 1, -1):
             if any(self.attempt(users[:n], rows, {i: w}) for rows, w in self.places_to_cut(i)):
@@ -105,7 +105,7 @@ class _Former:
 
     def look_at(self, i: int) -> None:
         """Form a band around an array."""
-        self.users = _users(self.steps)
+        self.users = users_of(self.steps)
         draft = self.best(i) if i in self.users else None
         if draft is not None:
             self.apply(draft)
@@ -182,7 +182,7 @@ class _Former:
             if made is None:
                 return None
             cuts[p] = made
-        sums = {i for c in cuts.values() if c.accumulates for i in _written(c.step)}
+        sums = {i for c in cuts.values() if c.accumulates for i in written_by(c.step)}
         if not sums.isdisjoint(handed):  # a sum is not ready before the last block
             return None
         draft = Draft(rows, handed, cuts, *around)
@@ -196,7 +196,7 @@ class _Former:
 
     def keeps_near(self, step: Step, members: Sequence[int]) -> bool:
         """Whether what is made again is read by the same band: it must not move away from there."""
-        made = [i for i in _written(step) if i in self.again]
+        made = [i for i in written_by(step) if i in self.again]
         return all(set(members).issuperset(self.users[i]) for i in made)
 
     def handed_on(
@@ -206,7 +206,7 @@ class _Former:
         cannot have that many rows, or is written twice."""
         found = dict(widths)
         touched = [i for s in steps for i in dict.fromkeys(s.arguments)]
-        written = [i for s in steps for i in _written(s)]
+        written = [i for s in steps for i in written_by(s)]
         if len(set(written)) < len(written):
             return None
         first, width = next(iter(widths.items()))
@@ -280,7 +280,7 @@ class _Former:
         step = self.steps[maker]
         if not self.is_cheap(step):
             return
-        new = {j: len(self.arrays) + n for n, j in enumerate(_written(step))}
+        new = {j: len(self.arrays) + n for n, j in enumerate(written_by(step))}
         self.arrays += [self.arrays[j] for j in new]
         self.again.update(new.values())
         again, *later = (
@@ -295,7 +295,7 @@ class _Former:
         for a byte."""
         if not isinstance(step.what, Kernel):
             return False
-        written = _written(step)
+        written = written_by(step)
         nbytes = sum(self.arrays[j].nbytes for j in written)
         temporary = all(self.arrays[j].kind == "temporary" for j in written)
         return temporary and step.what.flops <= cost.RECOMPUTE_FLOPS * nbytes
@@ -304,7 +304,7 @@ class _Former:
 # --- order ----------------------------------------------------------------------------------------
 
 
-def _users(steps: Sequence[Step]) -> dict[int, list[int]]:
+def users_of(steps: Sequence[Step]) -> dict[int, list[int]]:
     """For every array the positions of the steps that touch it."""
     users: dict[int, list[int]] = {}
     for position, step in enumerate(steps):
@@ -313,7 +313,8 @@ def _users(steps: Sequence[Step]) -> dict[int, list[int]]:
     return users
 
 
-def _written(step: Step) -> list[int]:
+def written_by(step: Step) -> list[int]:
+    """The arrays that a step writes."""
     if isinstance(step.what, Kernel):
         infos = step.what.buffers
         return [i for i, info in zip(step.arguments, infos, strict=True) if info.written]
@@ -330,7 +331,7 @@ def _around(steps: Sequence[Step], members: Sequence[int]) -> tuple[list[int], l
     before: list[int] = []
     after: list[int] = []
     for p in range(members[0], members[-1] + 1):
-        writes, touches = set(_written(steps[p])), set(steps[p].arguments)
+        writes, touches = set(written_by(steps[p])), set(steps[p].arguments)
         waits = [bool(writes & touched[n]) or bool(touches & written[n]) for n in (0, 1)]
         if p in own and waits[1]:
             return None

@@ -16,6 +16,7 @@ KEPT = 1.5  # writing what waits for other kernels, relative to other bytes: it 
 OPERATION = 0.03  # a simple operation on one element of a vector
 REPEAT = 10.0  # operations that it costs to read an element that is repeated side by side
 INDEX = 0.25  # of an operation on places alone, of which much is the same for a whole row
+FLOP = 0.012  # a floating-point operation of a large product
 TILE_REUSE = 16  # a register tile computes a shared operand once for about this many results
 EPILOGUE_ROWS = 32  # rows a row kernel needs, so that threads can share them
 SMALL = 16384  # elements below which a kernel runs on one thread anyway

@@ -17,7 +17,7 @@ from mygrad.config import config
 from mygrad.errors import InternalError
 from mygrad.graph import Node
 from mygrad.ops import Op
-from mygrad.schedule import bands, memory
+from mygrad.schedule import bands, memory, remat
 from mygrad.schedule.build import Builder, Built
 from mygrad.schedule.homes import STEPS, Group, Homes
 from mygrad.schedule.joins import join_parts
@@ -37,13 +37,18 @@ PIPELINE = (
     "share kernels",
     "order",
     "form bands",
+    "meet the memory budget",
     "plan memory",
 )
 
 
-def schedule(roots: Sequence[Node], device: str) -> Schedule:
+def schedule(roots: Sequence[Node], device: str, memory_budget: int | None = None) -> Schedule:
     """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a
-    device are computed on `device`."""
+    device are computed on `device`. With `memory_budget`, `peak_bytes` is at most that.
+
+    Raises:
+        DeviceError: the budget cannot be met.
+    """
     slots = {node: i for i, node in enumerate(inputs(roots))}
     simple = split_sums(join_parts(simplify(roots)))
     homes = choose_homes([r for r in simple if r.op is not Op.BUFFER])
@@ -58,7 +63,7 @@ def schedule(roots: Sequence[Node], device: str) -> Schedule:
                 )
     kernels = share([b for b in built.values() if b is not None])
     built |= zip([g for g, b in built.items() if b is not None], kernels, strict=True)
-    return _Planner(_ordered(homes, built), slots, device).plan(simple)
+    return _Planner(_ordered(homes, built), slots, device).plan(simple, memory_budget)
 
 
 def _is_empty(group: Group) -> bool:
@@ -117,7 +122,7 @@ class _Planner:
         self.number: dict[Node, int] = {}
         self.nodes: list[Node] = []
 
-    def plan(self, roots: Sequence[Node]) -> Schedule:
+    def plan(self, roots: Sequence[Node], budget: int | None) -> Schedule:
         """The finished schedule."""
         planned = [s for s in (self._step(*pair) for pair in self.groups) if s is not None]
         results = tuple(self._memory(r.src[0] if r.op is Op.STORE else r) for r in roots)
@@ -127,6 +132,8 @@ class _Planner:
             if arrays[i].kind == "temporary":
                 arrays[i] = replace(arrays[i], kind="separate")
         steps, arrays = bands.form(planned, arrays)
+        if budget is not None:
+            steps, arrays = remat.fit(steps, arrays, budget)
         arenas = self._place(steps, arrays)
         work = tuple(s for s in steps if s.what != JOIN)
         return Schedule(work, tuple(arrays), results, arenas)

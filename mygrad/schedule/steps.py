@@ -10,7 +10,7 @@ its inputs are numbered in the order in which `key` meets the BUFFER nodes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +77,15 @@ class Schedule:
 
     @property
     def peak_bytes(self) -> int:
-        """Memory the plan needs beside its inputs: arenas and results."""
-        results = {i for i in self.results if self.memories[i].kind == "result"}
-        return sum(self.arena_bytes.values()) + sum(self.memories[i].nbytes for i in results)
+        """Memory the plan needs beside its inputs: arenas and results, and what host steps
+        touch."""
+        return peak_of(self.memories, self.arena_bytes)
+
+
+def peak_of(memories: Sequence[Memory], arena_bytes: Mapping[str, int]) -> int:
+    """Memory that a program needs beside its inputs."""
+    made = [m.nbytes for m in memories if m.kind in ("result", "separate")]
+    return sum(arena_bytes.values()) + sum(made)
 
 
 def inputs(roots: Sequence[Node]) -> list[Node]:
