@@ -191,16 +191,19 @@ class Plan:
 
     def order(self, scheduled: Schedule) -> list[LoopAxis]:
         """Loops by: outputs before reductions; how many reductions need the axis; sequential loops
-        before tiles; bytes moved from one iteration to the next. Copies of the vector axis are the
-        innermost of a tile: a scalar is spread, meets all vectors, and its register is free."""
+        before tiles; bytes moved from one iteration to the next; operands that stay the same.
+        Copies of the vector axis are the innermost of a tile: a scalar is spread, meets all
+        vectors, and its register is free."""
         needed = {a: sum(a in n.axes for n in self.nests if n.reduced) for a in self.kernel.axes}
         moved = {a: self.moved(a) for a in {p.root for p in scheduled.loops}}
+        loads = [x for x in self.nests[0].accesses if not x.stores] if self.nests else []
 
         def key(p: LoopAxis) -> tuple[float, ...]:
             output = p.root in needed
             kind = {"seq": 0, "unroll": 1, "vector": 2}[p.kind]
             inner = -moved[p.root] if kind == 0 else float(p.root in self.tile.lanes)
-            return (not output, -needed.get(p.root, 0), kind, inner)
+            same = sum(x.strides.get(p.root, 0) == 0 for x in loads) if kind == 0 else 0
+            return (not output, -needed.get(p.root, 0), kind, inner, same)
 
         return sorted(scheduled.loops, key=key)
 
