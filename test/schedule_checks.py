@@ -72,7 +72,7 @@ def small_limits() -> Iterator[None]:
 
 def small_caches(target: Target) -> Target:
     """The same machine with caches of a few vectors."""
-    return replace(target, l1_bytes=1 << 10, l2_bytes=1 << 12)
+    return replace(target, l1_bytes=1 << 9, l2_bytes=1 << 11)
 
 
 class Wrong(AssertionError):
