@@ -182,7 +182,9 @@ class Accumulators:
         """The lanes of a vector combined."""
         made, element = self.emitter.name(), scalar(cells.dtype)
         kind, floating = _ACROSS[cells.op]
-        if cells.dtype.is_float:
+        if cells.dtype.is_float and cells.op is Op.MAX:
+            text = _halving_text(cells.op, cells.dtype, cells.lanes)
+        elif cells.dtype.is_float:
             start = {
                 Op.ADD: f"{element} {literal(-0.0, cells.dtype)}, ",
                 Op.MUL: f"{element} {literal(1.0, cells.dtype)}, ",
@@ -206,7 +208,7 @@ class Accumulators:
         return made
 
 
-_ACROSS = {Op.ADD: ("add", "fadd"), Op.MUL: ("mul", "fmul"), Op.MAX: ("smax", "fmaximum")}
+_ACROSS = {Op.ADD: ("add", "fadd"), Op.MUL: ("mul", "fmul"), Op.MAX: ("smax", "")}
 _ACROSS_BOOL = {Op.ADD: "or", Op.MUL: "and", Op.MAX: "or"}
 
 
@@ -217,6 +219,27 @@ def key(accumulator: str) -> str:
 
 def _identity(op: Op, dtype: DType) -> str:
     return literal({Op.ADD: 0, Op.MUL: 1, Op.MAX: dtype.min}[op], dtype)
+
+
+@cache
+def _halving_text(op: Op, dtype: DType, lanes: int) -> str:
+    """{r} = the lanes of {a} combined, halves with each other: LLVM's own maximum of lanes that
+    may be NaN goes through general registers.
+
+    a b c d  ->  ac bd  ->  acbd
+    """
+    text, now = "", "{a}"
+    while lanes > 2:
+        half, ty = lanes // 2, register(dtype, lanes)
+        text += shuffle(f"{{r}}.l{half}", ty, now, "poison", list(range(half)))
+        text += shuffle(f"{{r}}.h{half}", ty, now, "poison", list(range(half, lanes)))
+        step = template(op, dtype, dtype, half)
+        text += fill(step, f"{{r}}.{half}", f"{{r}}.l{half}", f"{{r}}.h{half}")
+        now, lanes = f"{{r}}.{half}", half
+    ty = register(dtype, lanes)
+    for n in range(2):
+        text += f"  {{r}}.e{n} = extractelement {ty} {now}, i64 {n}\n"
+    return text + fill(template(op, dtype, dtype, 0), "{r}", "{r}.e0", "{r}.e1")
 
 
 @cache
