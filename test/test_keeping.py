@@ -12,7 +12,7 @@ from kernel_cases import run_on
 
 from mygrad import codegen
 from mygrad import dtype as dt
-from mygrad.codegen import stmt
+from mygrad.codegen import prepare, stmt
 from mygrad.codegen.actions import (
     Action,
     Keep,
@@ -237,8 +237,19 @@ def test_what_is_refused() -> None:
     for actions in ((Keep(1),), (Keep(-1),), (Keep(0), Keep(0))):
         with pytest.raises(ScheduleError, match="Keep"):
             apply(start(kernel), actions)
-    with pytest.raises(ScheduleError, match="outermost"):
-        codegen.lower(apply(start(kernel), (Reorder(("i1", "i0")), Keep(0))))
+    inner = Reorder(("i1", "i2", "i3", "i0"))
+    for actions in ((Reorder(("i1", "i0")), Keep(0)), (Unroll("i1"), Unroll("i0"), inner, Keep(0))):
+        with pytest.raises(ScheduleError, match="outermost"):
+            codegen.lower(apply(start(kernel), actions))
+
+
+def test_a_sum_in_blocks_fills_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "BLOCK", 4)
+    kernel = softmax(3, 19)
+    for actions in ((Split("i3", 4), Keep(0)), (Unroll("i0"), Split("i3", 4), Keep(0))):
+        shown, kept = interpreted(kernel, actions)
+        assert shown.count("scratch") == 1
+        assert kept == interpreted(kernel, without(actions))[1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

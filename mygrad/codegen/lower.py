@@ -416,10 +416,13 @@ class Placer:
         return result
 
     def keep(self, kept: Kept, home: Scope, scope: Scope) -> None:
-        """Put a value into its scratch row, declared just outside of the rows that run in
-        lockstep."""
-        tiled = (s.depth - 1 for s in home.path if s.loop and s.loop.is_tile)
-        at = home.path[next(tiled, home.depth)]
+        """Put a value into its scratch row, declared outside of the blocks of its reduction, and
+        just outside of the rows that run in lockstep."""
+        row = home.path[home.level(kept.filled)]
+        tiles = [s for s in row.path if s.loop and s.loop.is_tile]
+        if any(s.loop and s.loop.axis not in free_axes(kept.index) for s in tiles):
+            raise ScheduleError(f"keep {kept.scratch.name}: the loops of the row must be outermost")
+        at = row.path[tiles[0].depth - 1] if tiles else row
         if all(c is not kept.scratch for c, _ in at.copies):
             at.copies.append((kept.scratch, {}))
         self.affine |= {e for e in toposort([kept.index]) if e.op in (Op.ADD, Op.MUL)}
