@@ -244,3 +244,18 @@ def test_what_is_repeated_and_read_often_is_stored() -> None:
     assert joined in choose_homes(roots).group_of
     joined, roots = readers(buffer(256, 256, seed=4))
     assert joined not in choose_homes(roots).group_of
+
+
+def test_the_second_look_takes_small_values_too() -> None:
+    """The steps of a formula of 8192 elements, as a gate of a recurrent network: what its readers
+    can compute from what is in memory is not stored."""
+    x = buffer(32, 256)
+    e = g.alu(Op.EXP, x)
+    shifted = g.alu(Op.ADD, e, g.const(1.0, e.dtype, e.shape))
+    value = g.alu(Op.DIV, e, shifted)
+    readers = [
+        matmul(g.alu(Op.MUL, v, buffer(32, 256, seed=n)), buffer(256, 64, seed=9 + n))
+        for n, v in enumerate((value, e, shifted))
+    ]
+    assert shifted not in choose_homes([*readers, value]).group_of
+    assert value.size < cost.SMALL

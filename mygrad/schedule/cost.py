@@ -20,6 +20,7 @@ FLOP = 0.012  # a floating-point operation of a large product
 TILE_REUSE = 16  # a register tile computes a shared operand once for about this many results
 EPILOGUE_ROWS = 32  # rows a row kernel needs, so that threads can share them
 SMALL = 16384  # elements below which a kernel runs on one thread anyway
+TINY = 1024  # elements up to which it makes no difference whether a value is stored
 MAX_OPERATIONS = 300  # in the expression of one value: compile time grows with it
 MAX_LEAVES = 24  # arrays read by the expression of one value: kernel arguments
 PLACES = 4  # at which a kernel computes anew what it also stores; chains of those would explode

@@ -48,11 +48,11 @@ class _Revision:
         return frozenset(found)
 
     def may_go(self, node: Node) -> bool:
-        """Whether a node is large, elementwise, and was stored to save time only."""
+        """Whether a node is not tiny, elementwise, and was stored to save time only."""
         homes = self.homes
         return (
             node.op in ALU
-            and node.size > cost.SMALL
+            and node.size > cost.TINY
             and node in homes.group_of
             and node not in homes.must
             and node not in homes.cuts
