@@ -39,7 +39,10 @@ else:
     analysis = lazy_module("mygrad.codegen.analysis")
 
 # besides codegen/: the modules that decide what is generated from a kernel
-GENERATORS = ("algebra", "dtype", "expr", "fold", "kernel", "logic", "numeric", "ops", "scalar")
+GENERATORS = (
+    *("algebra", "dtype", "expr", "fold", "kernel", "logic", "numeric", "ops", "scalar"),
+    "schedule/cost",
+)
 FORK_FROM = 3  # missing kernels from which a second process pays for its start
 FORK_UP_TO = 1 << 13  # as many numbers as a pipe holds
 _NUMBER = struct.Struct("<I")

@@ -34,7 +34,7 @@ from mygrad.codegen.actions import (
     start,
 )
 from mygrad.codegen.blocking import blocks_of
-from mygrad.codegen.keeping import keeps
+from mygrad.codegen.keeping import keeps, repeats
 from mygrad.codegen.prepare import BLOCK
 from mygrad.codegen.staging import across, stages_of
 from mygrad.codegen.tiling import Nest, Tile, nests_of, tile_of
@@ -106,7 +106,18 @@ class Plan:
         if heaviest is not None and heaviest is self.nests[0]:
             taken += stages_of(heaviest, self.tile, scheduled, self.target)
             taken += self.deferred(scheduled)
-        return (*taken, *map(Keep, self.kept), *self.streams())
+        return (*taken, *self.keeps(), *self.streams())
+
+    def keeps(self) -> list[Keep]:
+        """Values whose rows, as many as run in lockstep, fit in half of the second cache."""
+        found = repeats(self.kernel)
+        room, taken = self.target.l2_bytes // 2, []
+        for n in self.kept:
+            rows = prod(self.tile.size(a) for a in free_axes(found[n].filled))
+            if found[n].nbytes * rows <= room:
+                room -= found[n].nbytes * rows
+                taken.append(Keep(n))
+        return taken
 
     def streams(self) -> list[Stream]:
         """Outputs that no cache would keep until they are read."""

@@ -46,6 +46,11 @@ class Repeat:
         """Elements of a row."""
         return prod(a.arg[1] for a in self.axes)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a row."""
+        return self.size * self.value.dtype.itemsize
+
     def __str__(self) -> str:
         axes = ", ".join(map(str, self.axes))
         return f"{self.value.op.name.lower()} over {axes}, {self.value.dtype.name}[{self.size}]"
@@ -90,9 +95,8 @@ def keeps(kernel: Kernel, target: Target) -> tuple[int, ...]:
     taken: list[int] = []
     room = target.l2_bytes // 4
     for number, repeat in enumerate(repeats(kernel)):
-        nbytes = repeat.size * repeat.value.dtype.itemsize
-        if nbytes <= room:
-            room -= nbytes
+        if repeat.nbytes <= room:
+            room -= repeat.nbytes
             taken.append(number)
     return tuple(taken)
 

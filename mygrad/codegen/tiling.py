@@ -236,8 +236,9 @@ def _load(kernel: Kernel, e: Expr, axes: tuple[Expr, ...]) -> Access:
 
 
 def _row_load(e: Expr, axes: tuple[Expr, ...], row: tuple[Expr, ...]) -> Access:
-    """Of a scratch row (`Keep`), laid out over the axes `row`; further axes number rows."""
-    along: dict[Expr, int | None] = dict.fromkeys(free_axes(e) - set(row))
+    """Of a scratch row (`Keep`), laid out over the axes `row`; further axes number rows, of which
+    those that are lanes lie side by side."""
+    along: dict[Expr, int | None] = dict.fromkeys(free_axes(e) - set(row), 1)
     along |= zip(row, strides_of(tuple(a.arg[1] for a in row)), strict=True)
     size = prod(a.arg[1] for a in row)
     return Access({a: along.get(a, 0) for a in axes}, e.dtype.itemsize, False, SCRATCH, size)
