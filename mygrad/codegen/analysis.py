@@ -8,13 +8,14 @@ memory accesses made there. For each nest, the heaviest first:
   share its loads (both in `tiling.py`).
 
 The nests then agree on one order of loops. Output axes on which more reductions depend go outside,
-so that no reduction is repeated; among equals, what moves the fewest bytes from one iteration to
-the next is innermost. Threads share the outermost axis that keeps all of them busy. Nothing here
-knows what a kernel computes.
+so that no reduction is repeated; around the heaviest reduction, they take the order that moves the
+fewest bytes into the caches (`traffic.py`). Threads share the outermost axis that keeps all of them
+busy. Nothing here knows what a kernel computes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mygrad.codegen import tensorize
@@ -36,8 +37,9 @@ from mygrad.codegen.actions import (
 from mygrad.codegen.blocking import blocks_of
 from mygrad.codegen.keeping import keeps, repeats
 from mygrad.codegen.prepare import BLOCK
-from mygrad.codegen.staging import across, stages_of
+from mygrad.codegen.staging import across, copying, stages_of
 from mygrad.codegen.tiling import Nest, Tile, nests_of, tile_of
+from mygrad.codegen.traffic import cheapest_order
 from mygrad.expr import Expr, free_axes, toposort
 from mygrad.helpers import ceildiv, prod
 from mygrad.kernel import Kernel, ordered_axes, scan_axes
@@ -93,6 +95,8 @@ class Plan:
         taken += divisions
         scheduled = apply(scheduled, divisions)
         order = self.blocked([p.name for p in self.order(scheduled)], blocks, scheduled)
+        if not blocks:
+            order = self.cheapest(order, scheduled)
         if outermost:  # partial results wait in the output
             order = (outermost + "o", *(n for n in order if n != outermost + "o"))
         if order != tuple(p.name for p in scheduled.loops):
@@ -182,6 +186,34 @@ class Plan:
         shared = (n for n, a in enumerate(roots) if any(x.strides.get(a, 0) == 0 for x in loads))
         first = next(shared, 0)
         return (*order[:first], *outer, *order[first:])
+
+    def cheapest(self, order: tuple[str, ...], scheduled: Schedule) -> tuple[str, ...]:
+        """The order in which the loops around the heaviest reduction move fewest bytes."""
+        if not self.nests or not self.nests[0].reduced:
+            return order
+        nest, loops = self.nests[0], [scheduled.loop(name) for name in order]
+        needed = {a: sum(a in n.axes for n in self.nests if n.reduced) for a in nest.axes}
+        around = [
+            n
+            for n, p in enumerate(loops)
+            if p.kind == "seq" and p.root in self.kernel.axes and p.root in nest.axes
+            if needed[p.root] == max(needed.values()) and p.root not in self.fixed
+        ]
+        if len(around) < 2:
+            return order
+        body = {a: self.tile.size(a) for a in nest.axes}
+        for p in loops[around[-1] + 1 :]:
+            if p.root in nest.reduced:
+                body[p.root] = min(p.root.arg[1], max(body[p.root], p.extent * p.stride))
+
+        def copied(taken: Sequence[LoopAxis]) -> float:
+            own = dict(zip(around, taken, strict=True))
+            inner = [own.get(n, p) for n, p in enumerate(loops) if p.root in nest.axes]
+            return copying(nest, self.tile, inner, self.target)
+
+        best = cheapest_order(nest, [loops[n] for n in around], body, self.target, copied)
+        names = dict(zip(around, (p.name for p in best), strict=True))
+        return tuple(names.get(n, name) for n, name in enumerate(order))
 
     def panels(self, scheduled: Schedule) -> str:
         """A long reduction of which every step reads from other rows, far apart: it is divided

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
 from mygrad.codegen.tiling import Access, Nest, Tile
-from mygrad.helpers import prod
+from mygrad.helpers import ceildiv, prod
 from mygrad.program import Target
 
 LINE = 64  # bytes of a line of a cache
+COPIED = 8.0  # bytes of a copy in a cycle
 ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places of the first cache
 USES = 16  # times that a copied element must be read at least
 
@@ -26,8 +27,27 @@ def stages_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> li
         stage
         for access in nest.accesses
         if is_awkward(nest, tile, access, target)
-        for stage in _stage(nest, access, loops, target)
+        for stage in _stage(nest, access, loops, target)[1]
     ]
+
+
+def copying(nest: Nest, tile: Tile, loops: list[LoopAxis], target: Target) -> float:
+    """Cycles to copy operands whose lanes are far apart in memory, or to gather them where there is
+    no place for a copy in this order of the loops."""
+    vector = next((a for a in nest.axes if a in tile.lanes), None)
+    cycles = 0.0
+    for access in nest.accesses:
+        if access.stores or vector is None or access.strides.get(vector, 0) in (0, 1):
+            continue
+        copied, stages = 0, list[Stage]()
+        if is_awkward(nest, tile, access, target):
+            copied, stages = _stage(nest, access, loops, target)
+        shared = [a for a in nest.axes if access.strides.get(a, 0) == 0]
+        gathered = prod(
+            ceildiv(a.arg[1], tile.size(a)) if a in shared else a.arg[1] for a in nest.axes
+        )
+        cycles += copied / COPIED if stages else gathered
+    return cycles
 
 
 def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
@@ -57,9 +77,11 @@ def across(nest: Nest, access: Access, target: Target) -> bool:
     return all(step >= LINE for step in steps) and lines * LINE > target.l1_bytes // 2
 
 
-def _stage(nest: Nest, access: Access, loops: list[LoopAxis], target: Target) -> list[Stage]:
+def _stage(
+    nest: Nest, access: Access, loops: list[LoopAxis], target: Target
+) -> tuple[int, list[Stage]]:
     """Where the copy fits in half of the second cache and is used again: the place where least is
-    copied in all, and among those the innermost."""
+    copied in all, and among those the innermost. Also the bytes that are copied."""
     lanes = max((p.extent for p in loops if p.kind == "vector"), default=0)
     squares = target.language == "llvm" and 4 <= lanes <= 16
     best: list[Stage] = []
@@ -85,4 +107,4 @@ def _stage(nest: Nest, access: Access, loops: list[LoopAxis], target: Target) ->
             least = copied
             names = tuple(p.name for p in layout)
             best = [Stage(access.slot, at.name if at else "", names, squares)]
-    return best
+    return least, best

@@ -17,6 +17,8 @@ from mygrad.program import Target
 
 SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
 SKIPPED = 3.0  # loading every other element: two vectors and a shuffle
+CROSSING = 2.0  # loading a vector that begins anywhere: nearly all are parts of two lines
+STREAMED = 0.7  # what the load of a vector costs besides that comes from the second cache
 STRIDED_STORE = (
     1.2  # parts of lines are written many times, where a gather reads them from the cache
 )
@@ -62,6 +64,8 @@ class Access:
         """Of one of `vectors` along `axis` if the operand may be staged: a copy, shared by all that
         read it."""
         cost = self.cost(axis, lanes)
+        if self.strides.get(axis, 0) == 1 and any(_slides(self, axis, r) for r in nest.reduced):
+            return CROSSING if lanes > 1 and axis not in nest.reduced else cost
         # a window that slides is copied once for every place it is at in the tile
         slides = [
             a for a in nest.axes if any(_slides(self, a, r) for r in nest.reduced if r is not a)
@@ -78,7 +82,7 @@ class Access:
         uses = prod(
             a.arg[1] for a in nest.axes if a not in nest.reduced and self.strides.get(a, 0) == 0
         )
-        return min(cost, 1.0 + cost / uses)
+        return min(cost, 1.0 + (cost + lanes) / uses)  # each element is loaded and put in its lane
 
 
 @dataclass
@@ -404,6 +408,10 @@ def _tile_cost(
             continue
         fixed = access.strides.get(inner, 0) == 0 and along == SPLAT  # it stays in a register
         loads += made * max(along, 1.0) / (trips if fixed else 1)
+        own = [a for a in nest.reduced if access.strides.get(a, 0) != 0]
+        run = prod(a.arg[1] for a in own) * made * width * access.itemsize
+        if along != SPLAT and vector not in nest.reduced and run > target.l1_bytes // 2:
+            loads += made * STREAMED
         if along != SPLAT:
             live = max(live, made)
     spare = max(kept, SPARE)
