@@ -242,6 +242,25 @@ def test_a_long_sum_with_reuse_goes_in_blocks() -> None:
     check(grad, atol=1e-2)
 
 
+def test_a_long_sum_whose_axes_are_one_is_kept_whole() -> None:
+    """The weight gradient of rows in batches: one product over all rows. Where the axes of the sum
+    lie in another order in one operand, there are partial sums."""
+    shape = (8, 64, 96, 512)
+
+    def summed(x: Node, order: tuple[int, ...]) -> Node:
+        left = expand(reshape(g.move(Op.PERMUTE, x, order), (8, 64, 96, 1)), shape)
+        right = expand(reshape(buffer(8, 64, 512), (8, 64, 1, 512)), shape)
+        total = g.reduce(Op.ADD, g.alu(Op.MUL, left, right), (0, 1))
+        return g.alu(Op.ADD, total, full(1.0, total))
+
+    whole = summed(buffer(8, 64, 96), (0, 1, 2))
+    check(whole, kernels=2, atol=1e-2)
+    assert "divides" in schedule([whole], "reference").steps[0].reason
+    parts = summed(buffer(64, 8, 96), (1, 0, 2))
+    check(parts, kernels=2, atol=1e-2)
+    assert "partial sums" in schedule([parts], "reference").steps[0].reason
+
+
 def test_row_reduction_of_rows() -> None:
     x = buffer(40, 30)
     check(g.alu(Op.MUL, row(Op.ADD, x), row(Op.MAX, softmax(x))))

@@ -8,7 +8,8 @@ blocks.
   instead; adding them up in a fixed order keeps results the same for every number of threads.
 - *Long*: every result sweeps over operands that do not fit in cache, and the results are many (the
   weight gradient of a convolution). One block of the operands at a time stays in cache for all
-  results.
+  results. Where all operands are read as if the axes of the sum were one, the schedule of its
+  kernel divides that: such a sum is only kept apart from what uses it.
 
 Sums in blocks are also more accurate than one long sum. The blocks of a scan are shared by threads;
 they are the same for every number of threads, and so are the results.
@@ -31,6 +32,7 @@ PARTS = 128  # partial sums of a narrow sum
 LONG_SCAN = 1 << 18  # elements from which a scan is divided
 SCANNED = 4096  # elements of a block of it
 CACHE = 1 << 19  # bytes of operands that stay in cache while all results are computed
+WHOLE = "a long sum that its kernel divides: partial results wait in memory"
 REUSE = 8  # reads of an operand from which keeping it in cache pays
 
 
@@ -41,7 +43,9 @@ def split_sums(roots: Sequence[Node]) -> list[Node]:
         src = tuple(done[s] for s in node.src)
         result = node if src == node.src else graph.rebuild(node, src)
         axis, parts = _parts(result) if _is_long(result) else (0, 1)
-        if parts > 1:
+        if parts > 1 and result.size > FEW_RESULTS and _is_one(result.src[0], result.arg[1]):
+            result = graph.contiguous(result, WHOLE)
+        elif parts > 1:
             result = _split(result, axis, parts)
         elif result.op is Op.SCAN and (blocks := _blocks(result)) > 1:
             result = _split_scan(result, blocks)
@@ -81,24 +85,43 @@ def _parts(node: Node) -> tuple[int, int]:
 def _farthest(x: Node, axes: Sequence[int]) -> int:
     """The axis whose steps go farthest in the arrays that are summed; so the parts of a sum read
     what lies together. The first of equal ones."""
-    index = tuple(expr.axis(a, n) if n > 1 else expr.const(0) for a, n in enumerate(x.shape))
     reach = dict.fromkeys(axes, 0)
-    work, seen = [(x, index)], set()
+    for array, steps, _ in _reads(x, axes):
+        for a, step in zip(axes, steps, strict=True):
+            reach[a] += abs(step or 0) * array.dtype.itemsize
+    return max(axes, key=lambda a: reach[a])
+
+
+def _is_one(x: Node, axes: Sequence[int]) -> bool:
+    """Whether all that is summed is read along the axes as if they were one, and all of it."""
+
+    def along(steps: Sequence[int | None]) -> bool:
+        inner = zip(steps[1:], axes[1:], strict=True)
+        after = [None if step is None else step * x.shape[a] for step, a in inner]
+        return None not in steps and list(steps[:-1]) == after
+
+    return all(not guarded and along(steps) for _, steps, guarded in _reads(x, axes))
+
+
+def _reads(x: Node, axes: Sequence[int]) -> list[tuple[Node, list[int | None], bool]]:
+    """The arrays that x is computed from: how far a step along each axis goes, None where that is
+    no constant, and whether only a part of them is read."""
+    index = tuple(expr.axis(a, n) if n > 1 else expr.const(0) for a, n in enumerate(x.shape))
+    work, seen, found = [(x, index, False)], set(), []
     while work:
-        node, at = work.pop()
+        node, at, guarded = work.pop()
         if (node, at) in seen:
             continue
         seen.add((node, at))
-        if node.op in ALU:
-            work += [(s, at) for s in node.src]
+        if node.op in ALU and node.size * REUSE > x.size:
+            work += [(s, at, guarded) for s in node.src]
         elif node.op in MOVEMENT:
-            below, _ = movement.index(node.op, node.src[0].shape, node.arg, at)
-            work.append((node.src[0], below))
-        elif node.op not in SOURCE or node.op is Op.BUFFER:
+            below, valid = movement.index(node.op, node.src[0].shape, node.arg, at)
+            work.append((node.src[0], below, guarded or valid is not None))
+        elif node.op not in SOURCE or node.op is Op.BUFFER:  # smaller ones are arrays of their own
             place = flat(at, node.shape)
-            for a in axes:
-                reach[a] += abs(expr.stride(place, index[a]) or 0) * node.dtype.itemsize
-    return max(axes, key=lambda a: reach[a])
+            found.append((node, [expr.stride(place, index[a]) for a in axes], guarded))
+    return found
 
 
 def _divisor(extent: int, most: int) -> int:
