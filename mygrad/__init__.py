@@ -7,4 +7,14 @@ from mygrad.realize import plan
 from mygrad.runtime.device import Device
 from mygrad.tensor import Tensor, autocast, grad, value_and_grad
 
-__all__ = ["Device", "Tensor", "autocast", "context", "dtypes", "grad", "jit", "plan", "value_and_grad"]
+__all__ = [
+    "Device",
+    "Tensor",
+    "autocast",
+    "context",
+    "dtypes",
+    "grad",
+    "jit",
+    "plan",
+    "value_and_grad",
+]
