@@ -38,6 +38,12 @@ def product(m: int, k: int, n: int, kind: str = "NN") -> Kernel:
     return step.what
 
 
+def test_few_rows_across_lines_are_copied_where_they_fall_on_each_other() -> None:
+    for rows, stages in ((1536, 1), (1552, 0)):
+        actions = default_actions(product(rows, 256, 256, "TN"), WIDE)
+        assert sum(isinstance(a, Stage) and a.slot == 0 for a in actions) == stages
+
+
 @pytest.mark.parametrize("target", [WIDE, AVX2])
 def test_columns_of_a_block_fit_in_half_of_the_second_cache(target: Target) -> None:
     kernel = product(512, 640, 2048)

@@ -9,8 +9,10 @@ tiles read it, and no conditions.
 
 from __future__ import annotations
 
+import math
+
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
-from mygrad.codegen.tiling import Access, Nest, Tile
+from mygrad.codegen.tiling import PAGE, Access, Nest, Tile
 from mygrad.helpers import ceildiv, prod
 from mygrad.program import Target
 
@@ -71,10 +73,13 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
 
 
 def across(nest: Nest, access: Access, target: Target) -> bool:
-    """Whether a sum over this operand runs across lines, so many that they do not stay in reach."""
+    """Whether a sum over this operand runs across lines, so many that they do not stay in reach:
+    where the steps share a power of two, the lines fall on few places of the first cache."""
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
     lines = prod(a.arg[1] for a in nest.reduced)
-    return all(step >= LINE for step in steps) and lines * LINE > target.l1_bytes // 2
+    apart = max((math.gcd(step, PAGE) for step in steps), default=LINE)
+    room = target.l1_bytes * LINE // max(apart, LINE)
+    return all(step >= LINE for step in steps) and lines * LINE > room // 2
 
 
 def _stage(
