@@ -38,6 +38,14 @@ def product(m: int, k: int, n: int, kind: str = "NN") -> Kernel:
     return step.what
 
 
+@pytest.mark.parametrize("depth", [5000, 20000])
+def test_sums_whose_columns_are_too_many_for_the_second_cache_are_divided(depth: int) -> None:
+    actions = default_actions(product(128, depth, 256), WIDE)
+    (panel,) = [a for a in actions if isinstance(a, Split) and a.axis == "i2"]
+    assert 256 <= panel.factor <= 512
+    assert [a.slot for a in actions if isinstance(a, Stage)] == [1]
+
+
 def test_few_rows_across_lines_are_copied_where_they_fall_on_each_other() -> None:
     for rows, stages in ((1536, 1), (1552, 0)):
         actions = default_actions(product(rows, 256, 256, "TN"), WIDE)

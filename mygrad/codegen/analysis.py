@@ -38,7 +38,7 @@ from mygrad.codegen.blocking import blocks_of
 from mygrad.codegen.keeping import keeps, repeats
 from mygrad.codegen.prepare import BLOCK
 from mygrad.codegen.staging import across, copying, stages_of
-from mygrad.codegen.tiling import Nest, Tile, nests_of, tile_of
+from mygrad.codegen.tiling import Access, Nest, Tile, nests_of, tile_of
 from mygrad.codegen.traffic import cheapest_order
 from mygrad.expr import Expr, free_axes, toposort
 from mygrad.helpers import ceildiv, prod
@@ -82,11 +82,13 @@ class Plan:
         """Splits, kinds, order and threads."""
         taken: list[Action] = []
         roots = {p.root: p.name for p in start(self.kernel).loops}
+        divided = [a for root, name in roots.items() for a in self.divide(root, name)]
+        outermost = self.panels(apply(start(self.kernel), divided))
         for root, name in roots.items():
             taken += self.divide(root, name)
-            taken += self.block(root, apply(start(self.kernel), taken))
+            if name != outermost:
+                taken += self.block(root, apply(start(self.kernel), taken))
         scheduled = apply(start(self.kernel), taken)
-        outermost = self.panels(scheduled)
         if outermost:
             taken.append(Split(outermost, _part(scheduled.loop(outermost).extent, PANEL)))
             scheduled = taken[-1].apply(scheduled)
@@ -216,9 +218,9 @@ class Plan:
         return tuple(names.get(n, name) for n, name in enumerate(order))
 
     def panels(self, scheduled: Schedule) -> str:
-        """A long reduction of which every step reads from other rows, far apart: it is divided
-        outside of all loops, so that the rows of a part stay in reach. The partial results live in
-        the output, which must be a plain sum."""
+        """A long reduction of which every step reads from other rows, far apart, or whose columns
+        do not fit in the second cache: it is divided outside of all loops, so that the operands of
+        a part stay in reach. The partial results live in the output, which must be a plain sum."""
         nest, store = self.nests[0] if self.nests else None, self.kernel.stores[0]
         plain = len(self.kernel.stores) == 1 and store.mode == "set" and store.valid is None
         if nest is None or not plain or store.value.op is not Op.REDUCE or len(nest.reduced) != 1:
@@ -229,8 +231,16 @@ class Plan:
             return ""
         if any(n.op is Op.LOAD and n.arg == store.slot for n in toposort([store.value])):
             return ""
-        rows = [x for x in nest.accesses if not any(x.strides.get(a, 0) for a in self.tile.lanes)]
-        return inner[0].name if any(across(nest, x, self.target) for x in rows) else ""
+        far = (self.is_far(nest, x) for x in nest.accesses if not x.stores)
+        return inner[0].name if any(far) else ""
+
+    def is_far(self, nest: Nest, access: Access) -> bool:
+        """Whether what one tile reads of an operand for the whole sum is out of reach."""
+        if not any(access.strides.get(a, 0) for a in self.tile.lanes):
+            return across(nest, access, self.target)
+        read = [a for a in nest.axes if access.strides.get(a, 0) != 0]
+        points = prod(a.arg[1] if a in nest.reduced else self.tile.size(a) for a in read)
+        return points * access.itemsize > self.target.l2_bytes // 2
 
     def order(self, scheduled: Schedule) -> list[LoopAxis]:
         """Loops by: outputs before reductions; how many reductions need the axis; sequential loops
