@@ -157,7 +157,7 @@ def _repeats(node: Node) -> bool:
     if node.op is not Op.RESHAPE or x.op is not Op.EXPAND:
         return False
     starts = {prod(node.shape[a:]) for a in range(len(node.shape))}
-    small = x.src[0].shape
+    small = (1,) * (len(x.shape) - len(x.src[0].shape)) + x.src[0].shape
     return any(
         n > small[a] and prod(x.shape[a:]) not in starts and prod(x.shape[:a]) > 1
         for a, n in enumerate(x.shape)
