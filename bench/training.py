@@ -239,10 +239,19 @@ def mixed(name: str, small: bool) -> Candidates:
     }
 
 
+# of the losses of three steps: with Adam, rounding grows about tenfold in a step, and PyTorch's two
+# layouts of one convolutional network are as far from each other as from us
+DRIFT = 2e-2
+
 WORKLOADS = (
     *(
         Workload(
-            name, partial(candidates, name, False), partial(candidates, name, True), flops, steps=3
+            name,
+            partial(candidates, name, False),
+            partial(candidates, name, True),
+            flops,
+            tolerance=DRIFT,
+            steps=3,
         )
         for name, (_, _, flops) in TASKS.items()
     ),
@@ -252,7 +261,7 @@ WORKLOADS = (
             partial(mixed, name, False),
             partial(mixed, name, True),
             TASKS[name][2],
-            tolerance=2e-2,
+            tolerance=DRIFT,
             steps=3,
         )
         for name in MIXED
