@@ -278,25 +278,49 @@ def test_barriers_stand_only_where_threads_could_disturb_each_other() -> None:
     assert _barriers([launch(unknown, 0, 1), launch(unknown, 0, 2)], True) == [False, True]
 
 
-def test_threads_that_wait_longer_than_they_work_are_left_out() -> None:
-    """On a machine where a run takes 9 with all threads and 2 alone, until it is idle again."""
-    team, log = Team(), []
-    for run in range(200):
-        busy = run < 100
+def runs(count: int, alone: float, together: float, busy: int) -> list[bool]:
+    """Which of so many runs were done alone, on a machine where the first `busy` of them sleep at a
+    barrier and take 9 ms with all threads."""
+    team, log, now = Team(), [], 0.0
+    for run in range(count):
         log.append(team.alone)
-        team.after(2.0 if team.alone else 9.0 if busy else 1.0, slept=busy and not team.alone)
-    assert log[:4] == [False, True, True, True]
-    assert sum(log[:100]) > 90
-    assert sum(log[100:]) < 70  # it looks again, and finds that all together are faster
-    assert not any(log[180:])
+        slept = run < busy and not team.alone
+        seconds = alone if team.alone else 9e-3 if slept else together
+        now += seconds
+        team.after(seconds, slept, now)
+    return log
+
+
+def test_threads_that_wait_longer_than_they_work_are_left_out() -> None:
+    """Where a run takes 9 ms with all threads and 2 alone, until the machine is idle again."""
+    log = runs(2000, alone=2e-3, together=1e-3, busy=500)
+    assert log[:3] == [False, True, True]
+    assert sum(log[:500]) > 450
+    assert sum(log[500:]) < 300  # half a second later it looks again: all together are faster
+    assert not any(log[1000:])
+
+
+def test_a_moment_of_waiting_does_not_slow_a_long_program_down() -> None:
+    """Runs of 300 ms together and 500 alone: one alone, to compare."""
+    log = runs(20, alone=0.5, together=0.3, busy=0)
+    assert not any(log)
+    team, alone, now = Team(), 0, 0.0
+    for run in range(20):
+        seconds = 0.5 if team.alone else 0.3
+        alone += team.alone
+        now += seconds
+        team.after(seconds, slept=run == 0, now=now)
+    assert alone == 1
 
 
 def test_threads_that_sleep_though_they_help_are_kept() -> None:
-    team, alone = Team(), 0
-    for _ in range(200):
+    team, alone, now = Team(), 0, 0.0
+    for _ in range(2000):
+        seconds = 2e-3 if team.alone else 1.1e-3
         alone += team.alone
-        team.after(2.0 if team.alone else 1.1, slept=not team.alone)
-    assert 1 <= alone < 10
+        now += seconds
+        team.after(seconds, slept=not team.alone, now=now)
+    assert 1 <= alone < 30
 
 
 def test_a_busy_machine_costs_time_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

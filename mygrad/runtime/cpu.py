@@ -229,27 +229,31 @@ class Team:
     """Whether the caller runs a sequence alone. On a busy machine threads can wait for each other,
     at each barrier, for a slice of time of somebody else: hundreds of times what the work takes.
 
-    When a run with all threads has slept at a barrier, the next is done alone; if that was faster,
-    so are the following ones, twice as many each time.
+    When a run with all threads has slept at a barrier, the next is done alone; if that was clearly
+    faster, so are those of the following milliseconds, twice as many each time. It is time that
+    counts and not runs: a machine that was busy for a moment must not slow a long program down.
     """
 
-    FIRST, MOST = 8, 1024
+    FIRST, MOST = 0.004, 0.5  # seconds for which a decision stands
+    CLEARLY = 0.8  # of the time of the run with all threads
 
     def __init__(self) -> None:
         self.alone = False
         self._together: float | None = None  # seconds of the run that is compared with
-        self._stays = 0  # runs for which the decision stands
+        self._until = 0.0  # when the decision ends
         self._pause = self.FIRST
 
-    def after(self, seconds: float, slept: bool) -> None:
-        """Tell how the last run went: its time, and whether a thread slept at a barrier."""
-        if self._stays:
-            self._stays -= 1
-            self.alone = self.alone and self._stays > 0
-        elif self._together is not None:
-            self.alone = seconds < self._together
-            self._together, self._stays = None, self._pause
+    def after(self, seconds: float, slept: bool, now: float) -> None:
+        """Tell how the last run went: its time, whether a thread slept at a barrier, and when it
+        ended."""
+        if self._together is not None:
+            self.alone = seconds < self.CLEARLY * self._together
+            self._together, self._until = None, now + self._pause
             self._pause = min(2 * self._pause, self.MOST)
+        elif now < self._until:
+            pass
+        elif self.alone:
+            self.alone = False  # look again
         elif slept:
             self.alone, self._together = True, seconds
         else:
@@ -296,7 +300,8 @@ class NativeSequence(LaunchSequence):
             slept = self._pool_now(True).slept
             before, begin = slept.value, time.perf_counter()
             self._enter(plan, not self._team.alone)
-            self._team.after(time.perf_counter() - begin, slept.value != before)
+            end = time.perf_counter()
+            self._team.after(end - begin, slept.value != before, end)
 
     def time(self, memories: Sequence[Any], params: Mapping[str, int]) -> list[float]:
         """Run launch by launch; the seconds each took."""
