@@ -229,23 +229,28 @@ class Team:
     """Whether the caller runs a sequence alone. On a busy machine threads can wait for each other,
     at each barrier, for a slice of time of somebody else: hundreds of times what the work takes.
 
-    When a run with all threads has slept at a barrier, the next is done alone; if that was clearly
-    faster, so are those of the following milliseconds, twice as many each time. It is time that
-    counts and not runs: a machine that was busy for a moment must not slow a long program down.
+    When two runs in a row have slept at barriers so often that waiting may have been most of their
+    time, the next is done alone; if that was clearly faster, so are those of the following
+    milliseconds, twice as many each time. It is time that counts and not runs: a machine that was
+    busy for a moment must not slow a long program down.
     """
 
     FIRST, MOST = 0.004, 0.5  # seconds for which a decision stands
     CLEARLY = 0.8  # of the time of the run with all threads
+    SLICE = 1e-3  # seconds that a sleep at a barrier can take when others want the processor
 
     def __init__(self) -> None:
         self.alone = False
         self._together: float | None = None  # seconds of the run that is compared with
+        self._waited = False  # in the run before
         self._until = 0.0  # when the decision ends
         self._pause = self.FIRST
 
-    def after(self, seconds: float, slept: bool, now: float) -> None:
-        """Tell how the last run went: its time, whether a thread slept at a barrier, and when it
+    def after(self, seconds: float, sleeps: int, now: float) -> None:
+        """Tell how the last run went: its time, how often a thread slept at a barrier, and when it
         ended."""
+        waited, before = sleeps * self.SLICE > seconds / 2, self._waited
+        self._waited = waited
         if self._together is not None:
             self.alone = seconds < self.CLEARLY * self._together
             self._together, self._until = None, now + self._pause
@@ -254,9 +259,9 @@ class Team:
             pass
         elif self.alone:
             self.alone = False  # look again
-        elif slept:
+        elif waited and before:
             self.alone, self._together = True, seconds
-        else:
+        elif not waited:
             self._pause = self.FIRST
 
 
@@ -301,7 +306,7 @@ class NativeSequence(LaunchSequence):
             before, begin = slept.value, time.perf_counter()
             self._enter(plan, not self._team.alone)
             end = time.perf_counter()
-            self._team.after(end - begin, slept.value != before, end)
+            self._team.after(end - begin, slept.value - before, end)
 
     def time(self, memories: Sequence[Any], params: Mapping[str, int]) -> list[float]:
         """Run launch by launch; the seconds each took."""
