@@ -96,6 +96,16 @@ def round_up(a: int, multiple: int) -> int:
     return ceildiv(a, multiple) * multiple
 
 
+def power_of_two(n: int) -> int:
+    """The smallest power of two not below n, for n > 0."""
+    return 1 << (n - 1).bit_length()
+
+
+def busy(trips: int, threads: int) -> float:
+    """The share of the time for which threads are busy that take equal numbers of trips."""
+    return trips / (ceildiv(trips, threads) * threads)
+
+
 def content_key(*parts: object) -> str:
     """A stable hexadecimal key of the `str` of the parts, for names and cache files."""
     return hashlib.sha256("\x00".join(map(str, parts)).encode()).hexdigest()[:24]

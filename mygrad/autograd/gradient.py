@@ -48,8 +48,10 @@ def gradient(
             found.add(output, start)
     try:
         for node, wanted in reversed(flows.items()):
-            graph.attribute_to(node.location)
-            for cotangent in found.parts(node) if any(wanted) else ():
+            cotangents = found.parts(node) if any(wanted) else []
+            if cotangents:  # the line of a node is looked up when it is asked for
+                graph.attribute_to(node.location)
+            for cotangent in cotangents:
                 for s, part in zip(node.src, pull_back(node, cotangent, wanted), strict=True):
                     if part is not None:
                         found.add(s, part)

@@ -41,7 +41,7 @@ from mygrad.codegen.staging import across, copying, stages_of
 from mygrad.codegen.tiling import Access, Nest, Tile, nests_of, tile_of
 from mygrad.codegen.traffic import cheapest_order
 from mygrad.expr import Expr, free_axes, toposort
-from mygrad.helpers import ceildiv, prod
+from mygrad.helpers import busy, ceildiv, prod
 from mygrad.kernel import Kernel, ordered_axes, scan_axes
 from mygrad.ops import Op
 from mygrad.program import Target
@@ -286,8 +286,7 @@ class Plan:
                 continue
             if any(p.root not in n.axes for n in reductions) or p.root not in self.nests[0].axes:
                 continue
-            trips = p.extent
-            share = trips / (ceildiv(trips, threads) * threads)
+            share = busy(p.extent, threads)
             if share > best_share + 0.05:
                 best, best_share = p.name, share
         return best

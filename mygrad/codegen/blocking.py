@@ -19,7 +19,7 @@ from __future__ import annotations
 from mygrad.codegen.staging import across, is_awkward
 from mygrad.codegen.tiling import Access, Nest, Tile
 from mygrad.expr import Expr
-from mygrad.helpers import ceildiv
+from mygrad.helpers import busy, ceildiv
 from mygrad.program import Target
 
 BUSY = 0.95  # share of the time for which threads that share a loop should be busy
@@ -78,11 +78,6 @@ def _separate(nest: Nest, target: Target) -> bool:
     loads = [x for x in nest.accesses if not x.stores]
     own = [a for a in nest.axes if all(x.strides.get(a, 0) != 0 for x in loads)]
     return any(busy(a.arg[1], target.threads) >= BUSY for a in own if a not in nest.reduced)
-
-
-def busy(trips: int, threads: int) -> float:
-    """The share of the time for which threads are busy that take equal numbers of trips."""
-    return trips / (ceildiv(trips, threads) * threads)
 
 
 def _block(tiles: int, most: int, threads: int) -> int:

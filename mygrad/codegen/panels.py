@@ -22,7 +22,7 @@ from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError, Tensorize
 from mygrad.codegen.prepare import row_major
 from mygrad.codegen.scope import Scope
 from mygrad.codegen.stmt import If, Product, Put, Scratch
-from mygrad.codegen.tensorize import BLOCK, KINDS, Contraction, contraction, padded
+from mygrad.codegen.tensorize import BLOCK, KINDS, Contraction, contraction
 from mygrad.expr import (
     Expr,
     axis,
@@ -41,7 +41,7 @@ from mygrad.expr import (
     toposort,
     where,
 )
-from mygrad.helpers import prod
+from mygrad.helpers import prod, round_up
 from mygrad.ops import Op
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ class Tensor:
     @property
     def height(self) -> int:
         """Rows of a product."""
-        return padded(prod(p.extent for p in self.rows), BLOCK)
+        return round_up(prod(p.extent for p in self.rows), BLOCK)
 
     @property
     def width(self) -> int:
         """Columns of a product."""
-        return padded(prod(p.extent for p in self.columns), BLOCK)
+        return round_up(prod(p.extent for p in self.columns), BLOCK)
 
     @property
     def steps(self) -> int:
@@ -86,7 +86,7 @@ class Tensor:
     @property
     def deep(self) -> int:
         """Depth of a product."""
-        return padded(prod(p.extent for p in self.depth), self.steps)
+        return round_up(prod(p.extent for p in self.depth), self.steps)
 
     def cell(self) -> Expr:
         """Where the result of a point is."""

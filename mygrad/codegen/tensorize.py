@@ -32,7 +32,7 @@ from mygrad.codegen.actions import (
 )
 from mygrad.dtype import DType
 from mygrad.expr import Expr, const, free_axes, stride, toposort, where
-from mygrad.helpers import ceildiv, prod
+from mygrad.helpers import busy, ceildiv, power_of_two, prod, round_up
 from mygrad.kernel import Kernel, Store, all_nodes, ordered_axes, roots_of, scan_axes, store_axes
 from mygrad.ops import Op
 from mygrad.program import Target
@@ -142,11 +142,6 @@ def _innermost(axis: Expr, a: Expr, b: Expr) -> tuple[bool, int]:
     return near and axis.arg[1] >= BLOCK, axis.arg[1]
 
 
-def padded(n: int, block: int) -> int:
-    """n rounded up to whole blocks."""
-    return ceildiv(n, block) * block
-
-
 # --- the default schedule -------------------------------------------------------------------------
 
 
@@ -163,12 +158,8 @@ def _is_worth_it(c: Contraction) -> bool:
     extents = [prod(a.arg[1] for a in axes) for axes in (c.rows, c.columns, c.depth)]
     blocks = (BLOCK, BLOCK, 64 // c.left.dtype.itemsize)
     work = prod(extents)
-    share = work / max(prod(padded(n, b) for n, b in zip(extents, blocks, strict=True)), 1)
+    share = work / max(prod(round_up(n, b) for n, b in zip(extents, blocks, strict=True)), 1)
     return share >= USED and work * prod(a.arg[1] for a in c.batch) >= SMALL
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
 
 
 def _slots(axes: tuple[Expr, ...], size: int) -> dict[Expr, int]:
@@ -176,14 +167,14 @@ def _slots(axes: tuple[Expr, ...], size: int) -> dict[Expr, int]:
     The innermost is what lanes run along, if it is long enough; of others, what divides them."""
     parts: dict[Expr, int] = {}
     for a in reversed(axes):
-        n = min(size, _power_of_two(a.arg[1]))
+        n = min(size, power_of_two(a.arg[1]))
         if n > a.arg[1] < SHORT or parts:
-            while padded(a.arg[1], n) > WASTE * a.arg[1]:
+            while round_up(a.arg[1], n) > WASTE * a.arg[1]:
                 n //= 2
         parts[a] = n
         size //= n
     for a in reversed(axes):  # rather waste some than most
-        more = min(size, _power_of_two(a.arg[1]) // parts[a])
+        more = min(size, power_of_two(a.arg[1]) // parts[a])
         parts[a] *= max(more, 1)
         size //= max(more, 1)
     return parts
@@ -286,7 +277,7 @@ class _Plan:
         most = max(1, self.target.l2_bytes // 2 // (TILE * deep * self.itemsize))
         blocks = ceildiv(tiles, most)
         if blocks > 1:
-            blocks = padded(blocks, self.target.threads)
+            blocks = round_up(blocks, self.target.threads)
         return ceildiv(tiles, blocks)
 
     def is_first(self, rows: int, columns: int, blocks: int, deep: int) -> bool:
@@ -324,8 +315,7 @@ class _Plan:
         threads = self.target.threads
         best, most = "", 1.0 / max(threads, 1)
         for name in loops:
-            trips = self.schedule.loop(name).extent
-            even = trips / (ceildiv(trips, threads) * threads)
+            even = busy(self.schedule.loop(name).extent, threads)
             if even > most + 0.05:
                 best, most = name, even
         if threads > 1 and best:

@@ -10,7 +10,7 @@ from mygrad import dtype as dt
 from mygrad.codegen.keeping import own_nodes, repeats
 from mygrad.codegen.stmt import SHORT, STRAIGHT
 from mygrad.expr import Expr, free_axes, stride, toposort
-from mygrad.helpers import ceildiv, prod, strides_of
+from mygrad.helpers import ceildiv, power_of_two, prod, strides_of
 from mygrad.kernel import Kernel, roots_of, store_axes
 from mygrad.ops import ALU, TRANSCENDENTAL, Op
 from mygrad.program import Target
@@ -261,7 +261,7 @@ def tile_of(
         lanes = _lanes(nest, target)
         chosen = _vector_axis(nest, lanes, scalar, target)
         if chosen is not None:
-            tile.lanes[chosen] = min(lanes, _power_of_two(chosen.arg[1]))
+            tile.lanes[chosen] = min(lanes, power_of_two(chosen.arg[1]))
     copied = any(tile.copies.get(a, 1) > 1 for a in nest.axes)
     if copied or nest.scanned or chosen in fixed:
         return
@@ -277,11 +277,6 @@ def _lanes(nest: Nest, target: Target) -> int:
     return max(min(lanes, MAX_LANES.get(target.language, 64)), 1)
 
 
-def _power_of_two(n: int) -> int:
-    """The smallest power of two that is not below n."""
-    return 1 << (n - 1).bit_length()
-
-
 def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr], target: Target) -> Expr | None:
     """The axis along which a point costs least; None where scalars are as good."""
     shared = [nest.shared(x) for x in nest.accesses]
@@ -289,7 +284,7 @@ def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr], target: Target
     for a in nest.axes:
         if a in scalar or lanes < 2:
             continue
-        width = min(lanes, _power_of_two(a.arg[1]))
+        width = min(lanes, power_of_two(a.arg[1]))
         points = a.arg[1] / ceildiv(a.arg[1], width)  # of the axis in one vector, on average
         cost = 1.0 + sum(
             x.packed_cost(nest, a, width, target) / s

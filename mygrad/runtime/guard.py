@@ -26,6 +26,7 @@ from types import FunctionType
 
 from mygrad.config import config
 from mygrad.errors import DeviceError, message
+from mygrad.helpers import round_up
 from mygrad.program import Launch
 from mygrad.runtime.cpu_memory import Allocator, Memory
 
@@ -66,7 +67,7 @@ class GuardedAllocator(Allocator):
             DeviceError: the system gives no more memory, or no more mappings.
         """
         page = mmap.PAGESIZE
-        inner = -(-max(nbytes, 1) // page) * page
+        inner = round_up(max(nbytes, 1), page)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         base = _LIBC.mmap(None, inner + 2 * page, _NOTHING, flags, -1, 0)
         start = 0 if base in (None, _FAILED) else base + page

@@ -15,7 +15,7 @@ from mygrad import graph
 from mygrad.dtype import DType
 from mygrad.errors import DTypeError, ShapeError, message
 from mygrad.graph import Node
-from mygrad.helpers import Shape, prod
+from mygrad.helpers import Shape, ceildiv, prod
 from mygrad.ops import Op
 from mygrad.tensor.creation import positions
 from mygrad.tensor.elementwise import flip_order
@@ -304,7 +304,7 @@ class Reduce(Joining):
     def _arg_of_blocks(self, name: str, axis: int, smallest: bool) -> Self:
         """The first block that attains the extreme, then the place in it: all is read once, and one
         block a second time. The axis stays."""
-        count = -(-self.shape[axis] // _SEARCHED)
+        count = ceildiv(self.shape[axis], _SEARCHED)
         missing = [(0, count * _SEARCHED - n if a == axis else 0) for a, n in enumerate(self.shape)]
         worst = self.dtype.max if smallest else self.dtype.min
         before, after = self.shape[:axis], self.shape[axis + 1 :]
