@@ -22,8 +22,6 @@ from mygrad.codegen.llvm_memory import NONTEMPORAL, PREAMBLE, Array, Memory
 from mygrad.codegen.llvm_types import memory
 from mygrad.codegen.llvm_values import Emitter, Target, Value
 from mygrad.codegen.stmt import (
-    SHORT,
-    STRAIGHT,
     Accumulator,
     Barrier,
     Block,
@@ -39,6 +37,7 @@ from mygrad.codegen.stmt import (
     Stmt,
     Tile,
     Update,
+    is_straight,
 )
 from mygrad.errors import InternalError, message
 from mygrad.expr import Expr, var
@@ -55,15 +54,15 @@ def render(function: Function, target: Machine) -> str:
     Raises:
         InternalError: the statements break a rule of `stmt.py`.
     """
-    return _Renderer(function, frozenset(target.features.split(","))).module()
+    return _Renderer(function, target).module()
 
 
 class _Renderer:
     """The state of rendering one function."""
 
-    def __init__(self, function: Function, features: frozenset[str]) -> None:
-        self.function = function
-        self.emitter = Emitter(features)
+    def __init__(self, function: Function, target: Machine) -> None:
+        self.function, self.target = function, target
+        self.emitter = Emitter(frozenset(target.features.split(",")))
         self.memory = Memory(self.emitter)
         self.entry: list[str] = []  # done once, at the start
         self.exit: list[str] = []
@@ -157,7 +156,7 @@ class _Renderer:
         elif loop.low.op is Op.CONST and loop.high.op is Op.CONST:
             trips = loop.high.arg - loop.low.arg
             # written out, short loops share the loads that their iterations have in common
-            if trips <= 1 or (trips <= SHORT and self._updates(loop) <= STRAIGHT):
+            if trips <= 1 or self._is_straight(loop, trips):
                 for i in range(loop.low.arg, loop.high.arg):
                     with em.scope(em.lines, sure=True):
                         em.define(loop.axis, Value([str(i)], "i64"))
@@ -165,24 +164,25 @@ class _Renderer:
                 return
         self._loop_text(loop, low, high)
 
-    def _updates(self, loop: Loop) -> int:
-        """The updates of accumulators in a loop that is written out; too many where it holds
-        anything else."""
-        total, around = 0, self.emitter.copies(tuple(self.emitter.numbers.values()))
-        work: list[tuple[Stmt, int]] = [(loop, around)]
+    def _is_straight(self, loop: Loop, trips: int) -> bool:
+        """Whether a loop is written out: it holds a few updates of accumulators, and no more."""
+        updates, cells = 0, {"": 0}  # by accumulator: vector registers
+        around = self.emitter.copies(tuple(self.emitter.numbers.values()))
+        work: list[tuple[Stmt, int, int]] = [(loop, around, around)]
         while work:
-            s, copies = work.pop()
-            if isinstance(s, Update):
-                total += copies
+            s, times, copies = work.pop()
+            if isinstance(s, Update) and s.name in self.accumulators.cells:
+                updates += times
+                cells[s.name] = copies * self.accumulators.registers(s.name, self.target)
             elif isinstance(s, Tile):
-                copies *= prod(t.extent for t in s.axes if t.kind == "unroll")
-                work += [(inner, copies) for inner in s.body]
+                extent = prod(t.extent for t in s.axes if t.kind == "unroll")
+                work += [(inner, times * extent, copies * extent) for inner in s.body]
             elif isinstance(s, Loop) and s.low.op is s.high.op is Op.CONST:
-                copies *= max(s.high.arg - s.low.arg, 0)
-                work += [(inner, copies) for inner in s.body]
+                extent = max(s.high.arg - s.low.arg, 0)
+                work += [(inner, times * extent, copies) for inner in s.body]
             else:
-                return STRAIGHT + 1
-        return total
+                return False
+        return is_straight(trips, updates, sum(cells.values()), self.target.vector_registers)
 
     def _loop_text(self, loop: Loop, low: str, high: str) -> None:
         em, at = self.emitter, self.emitter.label("loop")

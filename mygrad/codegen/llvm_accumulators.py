@@ -18,8 +18,9 @@ from mygrad.codegen.stmt import Accumulator, Combine, Running, Update
 from mygrad.dtype import DType
 from mygrad.errors import InternalError, message
 from mygrad.expr import Expr, var
-from mygrad.helpers import prod, strides_of
+from mygrad.helpers import ceildiv, prod, strides_of
 from mygrad.ops import Op
+from mygrad.program import Target
 
 
 class _Cells(NamedTuple):
@@ -58,6 +59,11 @@ class Accumulators:
         self.entry.extend([f"  {name} = alloca {cells.type}, align 64\n" for name in cells.names])
         em.lines.extend([f"  store {cells.type} {start}, ptr {name}\n" for name in cells.names])
         em.written((key(a.name),))
+
+    def registers(self, name: str, target: Target) -> int:
+        """Vector registers that one cell of an accumulator takes up."""
+        cells = self._named(name)
+        return ceildiv(max(cells.lanes, 1) * cells.dtype.itemsize, target.vector_bytes)
 
     def _named(self, name: str) -> _Cells:
         if name not in self.cells:

@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
-from mygrad.codegen.tiling import PAGE, Access, Nest, Tile
+from mygrad.codegen.tiling import LINE, PAGE, Access, Nest, Tile
 from mygrad.helpers import ceildiv, prod
 from mygrad.program import Target
 
-LINE = 64  # bytes of a line of a cache
 COPIED = 8.0  # bytes of a copy in a cycle
 ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places of the first cache
 USES = 16  # times that a copied element must be read at least

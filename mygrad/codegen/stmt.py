@@ -82,8 +82,14 @@ from mygrad.expr import text as expr_text
 from mygrad.ops import SCATTER_MODES, Op
 
 Block = tuple["Stmt", ...]
-# a loop of so few iterations and updates of accumulators is written out by renderers
-SHORT, STRAIGHT = 8, 160
+SHORT, STRAIGHT = 8, 160  # iterations, and updates of accumulators, of a loop that is written out
+ROOM = 6  # vector registers that must be left then for what its iterations share
+
+
+def is_straight(trips: int, updates: int, cells: int, registers: int) -> bool:
+    """Whether renderers write a loop out, which shares the loads that its iterations have in
+    common: `cells` of so many vector registers hold its accumulators."""
+    return trips <= SHORT and updates <= STRAIGHT and cells + ROOM <= registers
 
 
 @dataclass(frozen=True)

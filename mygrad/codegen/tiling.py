@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from mygrad import dtype as dt
 from mygrad.codegen.keeping import own_nodes, repeats
-from mygrad.codegen.stmt import SHORT, STRAIGHT
+from mygrad.codegen.stmt import SHORT, is_straight
 from mygrad.expr import Expr, free_axes, stride, toposort
 from mygrad.helpers import ceildiv, power_of_two, prod, strides_of
 from mygrad.kernel import Kernel, roots_of, store_axes
@@ -17,7 +17,7 @@ from mygrad.program import Target
 
 SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
 SKIPPED = 3.0  # loading every other element: two vectors and a shuffle
-CROSSING = 2.0  # loading a vector that begins anywhere: nearly all are parts of two lines
+LINE = 64  # bytes of a line of a cache
 STREAMED = 0.7  # what the load of a vector costs besides that comes from the second cache
 STRIDED_STORE = (
     1.2  # parts of lines are written many times, where a gather reads them from the cache
@@ -26,7 +26,7 @@ PAGE = 4096  # bytes; lanes on pages of their own cost an address translation ea
 COPIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 VECTORS = (1, 2, 3, 4)
 ROWS = 8  # read at a time where they come from memory
-SPARE = 4  # registers for spread scalars and constants
+SPARE = 2  # registers for a spread scalar and a constant
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
 CROWD = 0.02  # what a copy costs, as a share, where all read rows of their own
 MAX_LANES = {"opencl": 16}
@@ -65,7 +65,9 @@ class Access:
         read it."""
         cost = self.cost(axis, lanes)
         if self.strides.get(axis, 0) == 1 and any(_slides(self, axis, r) for r in nest.reduced):
-            return CROSSING if lanes > 1 and axis not in nest.reduced else cost
+            # it begins anywhere: as a part of two lines, the more often the longer it is
+            crossing = (lanes - 1) * self.itemsize / LINE
+            return 1.0 + min(crossing, 1.0) if axis not in nest.reduced else cost
         # a window that slides is copied once for every place it is at in the tile
         slides = [
             a for a in nest.axes if any(_slides(self, a, r) for r in nest.reduced if r is not a)
@@ -353,7 +355,8 @@ def _register_tile(
         candidates += [((vector, c),) for c in VECTORS if c <= most]
     best = min(candidates or [()], key=lambda t: _tile_cost(nest, tile, vector, t, target))
     tile.copies.update({a: c for a, c in best if c > 1})
-    run = max((_met_again(x, inner, best, target) for x in loads), default=1)
+    size = _registers(nest, tile, vector, best, target)
+    run = max((_met_again(x, inner, best, size, target) for x in loads), default=1)
     if 1 < run < inner.arg[1]:
         tile.runs[inner] = run
     if vector is not None and not outer and prod(c for _, c in best) < 4:
@@ -383,7 +386,7 @@ def _tile_cost(
     """Loads for each multiply-add, with what is lost in remainders and to latency."""
     cells = prod(c for _, c in chosen)
     width = tile.lanes[vector] if vector is not None else 1
-    registers = ceildiv(width * nest.itemsize, target.vector_bytes)
+    taken = _registers(nest, tile, vector, chosen, target)
     inner = min(nest.reduced, key=lambda a: nest.moved(a, tile, target))
     wide = prod(c for a, c in chosen if a is vector)
     trips = ceildiv(inner.arg[1], tile.lanes.get(inner, 1))
@@ -395,7 +398,7 @@ def _tile_cost(
         along = 1.0
         if vector is not None:
             along = access.packed_cost(nest, vector, width, target, wide)
-        again = _met_again(access, inner, chosen, target)
+        again = _met_again(access, inner, chosen, taken, target)
         if again > 1 and along == SPLAT:
             kept = max(kept, made)
             window = prod(c for a, c in chosen if _slides(access, a, inner))
@@ -410,7 +413,7 @@ def _tile_cost(
         if along != SPLAT:
             live = max(live, made)
     spare = max(kept, SPARE)
-    if (cells + min(live, 4)) * registers + spare > target.vector_registers:
+    if taken + min(live, 4) * (taken // cells) + spare > target.vector_registers:
         return 1e9 + cells
     waste = 1.0
     for a, c in chosen:
@@ -428,13 +431,33 @@ def _slides(access: Access, axis: Expr, inner: Expr) -> bool:
     return step > 0 and abs(access.strides.get(axis) or 0) == step
 
 
+def _registers(
+    nest: Nest,
+    tile: Tile,
+    vector: Expr | None,
+    chosen: tuple[tuple[Expr, int], ...],
+    target: Target,
+) -> int:
+    """Vector registers that the accumulators of a register tile take up."""
+    width = tile.lanes[vector] if vector is not None else 1
+    return prod(c for _, c in chosen) * ceildiv(width * nest.itemsize, target.vector_bytes)
+
+
 def _met_again(
-    access: Access, inner: Expr, chosen: tuple[tuple[Expr, int], ...], target: Target
+    access: Access,
+    inner: Expr,
+    chosen: tuple[tuple[Expr, int], ...],
+    registers: int,
+    target: Target,
 ) -> int:
     """The iterations of the innermost reduction that are written out to share the loads of a window
-    that slides; 1 where there are none."""
+    that slides; 1 where there are none. `registers` hold the accumulators."""
+    if target.language != "llvm" or not any(c > 1 and _slides(access, a, inner) for a, c in chosen):
+        return 1
     cells = prod(c for _, c in chosen)
-    most = min(SHORT, STRAIGHT // cells, inner.arg[1])
-    runs = [n for n in range(3, most + 1) if inner.arg[1] % n == 0]
-    slides = any(c > 1 and _slides(access, a, inner) for a, c in chosen)
-    return runs[-1] if slides and runs and target.language == "llvm" else 1
+    runs = [
+        n
+        for n in range(3, min(SHORT, inner.arg[1]) + 1)
+        if inner.arg[1] % n == 0 and is_straight(n, n * cells, registers, target.vector_registers)
+    ]
+    return runs[-1] if runs else 1
