@@ -30,7 +30,7 @@ import numpy as np
 
 from mygrad.errors import IndexRangeError, ShapeError, message
 from mygrad.expr import Expr, both, const, equal, is_true, less
-from mygrad.helpers import Shape, prod, strides_of
+from mygrad.helpers import Shape, ceildiv, prod, strides_of
 from mygrad.ops import Op
 
 Array = np.ndarray[Any, Any]
@@ -415,8 +415,11 @@ def _window_index(shape: Shape, arg: tuple[int, int, int, int], out: Index) -> t
 
 
 def _window_adjoint(shape: Shape, arg: tuple[int, int, int, int]) -> tuple[Step, ...]:
-    """Windows that do not overlap only move: (o, k) is place o*stride + k. Others are summed."""
+    """Windows that do not overlap only move: (o, k) is place o*stride + k. Others are summed; those
+    with a stride for each phase of it."""
     axis, size, stride, dilation = arg
+    if dilation == 1 and 1 < stride < size:
+        return _phases(shape, axis, size, stride)
     if dilation != 1 or stride < size:
         spread = (Op.UNWINDOW, (axis, shape[axis], stride, dilation))
         return spread, (Op.REDUCE, (Op.ADD, (axis + 1,)))
@@ -432,6 +435,30 @@ def _window_adjoint(shape: Shape, arg: tuple[int, int, int, int]) -> tuple[Step,
     elif missing < 0:
         steps.append((Op.SHRINK, tuple((0, n) for n in shape)))
     return tuple(steps)
+
+
+def _phases(shape: Shape, axis: int, size: int, stride: int) -> tuple[Step, ...]:
+    """Place i = stride*q + r is met by the offsets k = stride*j + r alone, of windows o = q - j. So
+    the sum goes over j, and no offset that misses the place is looked at:
+
+    (o, k) -> (o, j, r) -> (q, j, r) -> (q, r) -> i
+    """
+    lead, rest = shape[:axis], shape[axis + 1 :]
+    count, places = (shape[axis] - size) // stride + 1, ceildiv(shape[axis], stride)
+    steps = ceildiv(size, stride)
+    zeros = ((0, 0),) * len(rest)
+    made: list[Step] = []
+    if size % stride:
+        made.append((Op.PAD, (*((0, 0),) * (axis + 1), (0, steps * stride - size), *zeros)))
+    made += [
+        (Op.RESHAPE, (*lead, count, steps, stride, *rest)),
+        (Op.UNWINDOW, (axis, places, 1, 1)),
+        (Op.REDUCE, (Op.ADD, (axis + 1,))),
+        (Op.RESHAPE, (*lead, places * stride, *rest)),
+    ]
+    if places * stride > shape[axis]:
+        made.append((Op.SHRINK, tuple((0, n) for n in shape)))
+    return tuple(made)
 
 
 def _window_apply(array: Array, arg: tuple[int, int, int, int]) -> Array:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from graphs import buffer, conv, matmul, pad
+from graphs import buffer, conv, expand, matmul, pad, reshape
 from hypothesis import given
 from hypothesis import strategies as st
-from test_blocking import WIDE
+from test_blocking import AVX2, WIDE
 from test_lower import check
 
+from mygrad import graph as g
 from mygrad.codegen import schedule
 from mygrad.codegen.actions import LoopAxis
 from mygrad.codegen.tiling import Access, Nest
@@ -19,6 +20,7 @@ from mygrad.expr import axis
 from mygrad.graph import Node
 from mygrad.helpers import prod
 from mygrad.kernel import Kernel
+from mygrad.ops import Op
 from mygrad.program import Target
 from mygrad.schedule.schedule import schedule as plan
 
@@ -138,10 +140,10 @@ def test_sums_stay_what_they_were(target: Target) -> None:
     check(product, schedule(product, target))
 
 
-def lanes_and_copies(kernel: Kernel) -> dict[int, tuple[int, int]]:
+def lanes_and_copies(kernel: Kernel, target: Target = WIDE) -> dict[int, tuple[int, int]]:
     """By extent of an axis: its lanes and its copies."""
     found: dict[int, tuple[int, int]] = {}
-    for p in schedule(kernel, WIDE).loops:
+    for p in schedule(kernel, target).loops:
         lanes, copies = found.get(p.root.arg[1], (1, 1))
         lanes = p.extent if p.kind == "vector" else lanes
         copies = p.extent if p.kind == "unroll" else copies
@@ -149,12 +151,34 @@ def lanes_and_copies(kernel: Kernel) -> dict[int, tuple[int, int]]:
     return found
 
 
-def test_windows_that_slide_along_the_lanes_make_other_axes_the_lanes() -> None:
-    # every vector of pixels would be parts of two lines; the weights are copied once
+@pytest.mark.parametrize("target", [WIDE, AVX2])
+def test_windows_that_slide_along_the_lanes_are_read_in_place(target: Target) -> None:
+    # vectors of pixels are parts of two lines, but results lie as the lanes do; a copy would hold
+    # every pixel once for each place of the window
     x, w = buffer(32, 48, 34, 34), buffer(64, 48, 3, 3)
-    tiles = lanes_and_copies(last_kernel(conv(x, w)))
-    assert tiles[64] == (16, 2)
-    assert tiles[32][0] == 1
+    kernel = last_kernel(conv(x, w))
+    tiles = lanes_and_copies(kernel, target)
+    assert tiles[32] == (target.vector_bytes // 4, 2)
+    assert tiles[64][1] >= 6
+    assert not schedule(kernel, target).stages
+
+
+def test_tiles_fill_the_registers_there_are() -> None:
+    kernel = last_kernel(matmul(buffer(480, 480), buffer(480, 481)))
+    assert lanes_and_copies(kernel, AVX2) == {480: (1, 6), 481: (8, 2)}
+    cells = [copies for _, copies in lanes_and_copies(kernel, WIDE).values()]
+    assert prod(cells) == 24
+
+
+def test_the_operand_that_slides_does_not_get_the_lanes_of_a_weight_gradient() -> None:
+    x, dy = buffer(8, 48, 18, 18), buffer(8, 64, 16, 16)
+    windows = g.move(Op.WINDOW, g.move(Op.WINDOW, x, (2, 3, 1, 1)), (4, 3, 1, 1))
+    full = (8, 64, 48, 16, 3, 16, 3)
+    shown = expand(reshape(windows, (8, 1, 48, 16, 3, 16, 3)), full)
+    spread = expand(reshape(dy, (8, 64, 1, 16, 1, 16, 1)), full)
+    product = g.reduce(Op.ADD, g.alu(Op.MUL, shown, spread), (0, 3, 5))
+    for target in (WIDE, AVX2):
+        assert lanes_and_copies(last_kernel(product), target)[64][0] > 1
 
 
 def test_pixels_are_lanes_where_no_window_slides() -> None:

@@ -13,7 +13,7 @@ and registers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mygrad.codegen import llvm_amx, vmath
@@ -40,7 +40,7 @@ from mygrad.codegen.stmt import (
     is_straight,
 )
 from mygrad.errors import InternalError, message
-from mygrad.expr import Expr, var
+from mygrad.expr import Expr, stride, toposort, var
 from mygrad.helpers import prod
 from mygrad.ops import Op
 from mygrad.program import Target as Machine
@@ -166,23 +166,27 @@ class _Renderer:
 
     def _is_straight(self, loop: Loop, trips: int) -> bool:
         """Whether a loop is written out: it holds a few updates of accumulators, and no more."""
-        updates, cells = 0, {"": 0}  # by accumulator: vector registers
-        around = self.emitter.copies(tuple(self.emitter.numbers.values()))
-        work: list[tuple[Stmt, int, int]] = [(loop, around, around)]
+        em, updates, shares = self.emitter, 0, False
+        taken: dict[str, int] = {}  # vector registers of each accumulator
+        unrolled = tuple(em.numbers)
+        work: list[tuple[Stmt, int, tuple[Expr, ...]]] = [(loop, 1, unrolled)]
         while work:
-            s, times, copies = work.pop()
+            s, times, axes = work.pop()
             if isinstance(s, Update) and s.name in self.accumulators.cells:
-                updates += times
-                cells[s.name] = copies * self.accumulators.registers(s.name, self.target)
+                copies = prod(a.arg[1] for a in axes)
+                updates += times * copies
+                taken[s.name] = copies * self.accumulators.registers(s.name, self.target)
+                shares = shares or _slides(s.value, loop.axis, axes)
             elif isinstance(s, Tile):
-                extent = prod(t.extent for t in s.axes if t.kind == "unroll")
-                work += [(inner, times * extent, copies * extent) for inner in s.body]
+                inner = (t.axis for t in s.axes if t.kind == "unroll")
+                work += [(one, times, (*axes, *inner)) for one in s.body]
             elif isinstance(s, Loop) and s.low.op is s.high.op is Op.CONST:
-                extent = max(s.high.arg - s.low.arg, 0)
-                work += [(inner, times * extent, copies) for inner in s.body]
+                times *= max(s.high.arg - s.low.arg, 0)
+                work += [(one, times, axes) for one in s.body]
             else:
                 return False
-        return is_straight(trips, updates, sum(cells.values()), self.target.vector_registers)
+        cells = sum(taken.values()) if shares else 0
+        return is_straight(trips, updates, cells, self.target.vector_registers)
 
     def _loop_text(self, loop: Loop, low: str, high: str) -> None:
         em, at = self.emitter, self.emitter.label("loop")
@@ -280,6 +284,13 @@ _STATEMENTS: dict[type, Callable[[_Renderer, Any], None]] = {
 
 
 # --- questions about statements ------------------------------------------------------------------
+
+
+def _slides(value: Expr, along: Expr, axes: Iterable[Expr]) -> bool:
+    """Whether the next iteration along an axis loads again what copies along other axes load."""
+    indices = [e.src[0] for e in toposort([value]) if e.op is Op.LOAD]
+    steps = [(stride(i, along), [stride(i, a) for a in axes]) for i in indices]
+    return any(step and (step in others or -step in others) for step, others in steps)
 
 
 def _inside(statement: Stmt) -> Block:

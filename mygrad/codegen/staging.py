@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
-from mygrad.codegen.tiling import LINE, PAGE, Access, Nest, Tile
+from mygrad.codegen.tiling import LINE, PAGE, Access, Nest, Tile, room_of, slides
 from mygrad.helpers import ceildiv, prod
 from mygrad.program import Target
 
 COPIED = 8.0  # bytes of a copy in a cycle
 ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places of the first cache
+NEARLY = 1.1  # of the least that is copied: rather a copy further in, which takes up less cache
 USES = 16  # times that a copied element must be read at least
 
 
@@ -40,7 +41,7 @@ def copying(nest: Nest, tile: Tile, loops: list[LoopAxis], target: Target) -> fl
     for access in nest.accesses:
         if access.stores or vector is None or access.strides.get(vector, 0) in (0, 1):
             continue
-        copied, stages = 0, list[Stage]()
+        copied, stages = 0.0, list[Stage]()
         if is_awkward(nest, tile, access, target):
             copied, stages = _stage(nest, access, loops, target)
         shared = [a for a in nest.axes if access.strides.get(a, 0) == 0]
@@ -60,6 +61,8 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
         return access.strides.get(vector, 0) not in (0, 1)
     if access.strides.get(vector, 0) == 0:
         return across(nest, access, target)
+    if access.strides[vector] == 1 and any(slides(access, vector, r) for r in nest.reduced):
+        return access.guarded  # a copy would hold every element once for each place of the window
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
     steps = [step for step in steps if step]
     return (
@@ -83,13 +86,13 @@ def across(nest: Nest, access: Access, target: Target) -> bool:
 
 def _stage(
     nest: Nest, access: Access, loops: list[LoopAxis], target: Target
-) -> tuple[int, list[Stage]]:
-    """Where the copy fits in half of the second cache and is used again: the place where least is
-    copied in all, and among those the innermost. Also the bytes that are copied."""
+) -> tuple[float, list[Stage]]:
+    """Where the copy fits in the second cache and is used again: the place where about the
+    least is copied in all, and among those the innermost. Also the bytes that are copied; each run
+    of neighbours counts for a line more, which is fetched in part or while nothing else is."""
     lanes = max((p.extent for p in loops if p.kind == "vector"), default=0)
     squares = target.language == "llvm" and 4 <= lanes <= 16
-    best: list[Stage] = []
-    least = 0
+    found: list[tuple[float, Stage]] = []
     for n, at in enumerate([None, *loops]):
         inner = loops[n:]
         if at is not None and (
@@ -102,13 +105,11 @@ def _stage(
         uses = prod(p.extent for p in again)
         trips = prod(p.extent for p in again if not p.is_tile)
         run = prod(p.extent for p in layout if access.strides.get(p.root) == 1) * access.itemsize
-        parts = max(LINE // max(run, 1), 1)  # of a line that are read at different times
-        copied = size * parts * prod(p.extent for p in loops[:n])
-        if not layout or trips <= 1 or uses < USES or size > target.l2_bytes // 2:
+        copied = size * (1.0 + LINE / max(run, 1)) * prod(p.extent for p in loops[:n])
+        if not layout or trips <= 1 or uses < USES or size > room_of(target):
             continue
-        if not best or copied <= least:
-            layout.sort(key=lambda p: p.is_tile)
-            least = copied
-            names = tuple(p.name for p in layout)
-            best = [Stage(access.slot, at.name if at else "", names, squares)]
-    return least, best
+        layout.sort(key=lambda p: p.is_tile)
+        names = tuple(p.name for p in layout)
+        found.append((copied, Stage(access.slot, at.name if at else "", names, squares)))
+    least = min((copied for copied, _ in found), default=0.0)
+    return least, [stage for copied, stage in found if copied <= NEARLY * least][-1:]

@@ -87,8 +87,8 @@ ROOM = 6  # vector registers that must be left then for what its iterations shar
 
 
 def is_straight(trips: int, updates: int, cells: int, registers: int) -> bool:
-    """Whether renderers write a loop out, which shares the loads that its iterations have in
-    common: `cells` of so many vector registers hold its accumulators."""
+    """Whether renderers write a loop out. If its iterations share loads, `cells` vector registers
+    hold its accumulators; otherwise `cells` is 0."""
     return trips <= SHORT and updates <= STRAIGHT and cells + ROOM <= registers
 
 

@@ -26,9 +26,13 @@ PAGE = 4096  # bytes; lanes on pages of their own cost an address translation ea
 COPIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 VECTORS = (1, 2, 3, 4)
 ROWS = 8  # read at a time where they come from memory
+LOADS = 0.25  # what a load costs beside a multiply-add, of which a cycle does as many
+COPY = 0.5  # what it costs to load and place an element of a copy, many of which overlap
 SPARE = 2  # registers for a spread scalar and a constant
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
+PLENTY = 12  # and that still do where loads come late
 CROWD = 0.02  # what a copy costs, as a share, where all read rows of their own
+WAYS = 8  # lines that the first cache holds of those that are a multiple of a page apart
 MAX_LANES = {"opencl": 16}
 SCRATCH = -1  # the slot of accesses to scratch memory
 
@@ -60,31 +64,32 @@ class Access:
 
     def packed_cost(
         self, nest: Nest, axis: Expr, lanes: int, target: Target, vectors: int = 1
-    ) -> float:
-        """Of one of `vectors` along `axis` if the operand may be staged: a copy, shared by all that
-        read it."""
+    ) -> tuple[float, float]:
+        """Of one of `vectors` along `axis`, if the operand may be staged; and for each operation
+        the share of the copy, which all that read it have in common."""
         cost = self.cost(axis, lanes)
-        if self.strides.get(axis, 0) == 1 and any(_slides(self, axis, r) for r in nest.reduced):
+        if self.strides.get(axis, 0) == 1 and any(slides(self, axis, r) for r in nest.reduced):
             # it begins anywhere: as a part of two lines, the more often the longer it is
             crossing = (lanes - 1) * self.itemsize / LINE
-            return 1.0 + min(crossing, 1.0) if axis not in nest.reduced else cost
+            return (1.0 + min(crossing, 1.0) if axis not in nest.reduced else cost), 0.0
         # a window that slides is copied once for every place it is at in the tile
-        slides = [
-            a for a in nest.axes if any(_slides(self, a, r) for r in nest.reduced if r is not a)
+        windows = [
+            a for a in nest.axes if any(slides(self, a, r) for r in nest.reduced if r is not a)
         ]
         copied = prod(
             a.arg[1] if a in nest.reduced else min(a.arg[1], ENOUGH)
             for a in nest.axes
             if (a in nest.reduced and self.strides.get(a, 0) != 0)
-            or (a in slides and a is not axis)
+            or (a in windows and a is not axis)
         )
-        fits = copied * lanes * vectors * self.itemsize <= target.l2_bytes // 2
+        fits = copied * lanes * vectors * self.itemsize <= room_of(target)
         if cost <= 1.0 or not self.can_stage or not fits:
-            return cost
+            return cost, 0.0
         uses = prod(
             a.arg[1] for a in nest.axes if a not in nest.reduced and self.strides.get(a, 0) == 0
         )
-        return min(cost, 1.0 + (cost + lanes) / uses)  # each element is loaded and put in its lane
+        copy = COPY * (cost + lanes) / uses  # each element is loaded and put in its lane
+        return min((cost, 0.0), (1.0, copy), key=lambda c: c[0] / nest.shared(self) + c[1])
 
 
 @dataclass
@@ -133,6 +138,11 @@ class Nest:
             else:
                 kept += size * access.itemsize
         return fetched if kept <= target.l1_bytes // 2 else fetched + kept
+
+
+def room_of(target: Target) -> int:
+    """Bytes that a copy of an operand may have: it stays in the second cache while others pass."""
+    return target.l2_bytes * 3 // 4
 
 
 def _step(access: Access, axis: Expr) -> int:
@@ -282,16 +292,18 @@ def _lanes(nest: Nest, target: Target) -> int:
 def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr], target: Target) -> Expr | None:
     """The axis along which a point costs least; None where scalars are as good."""
     shared = [nest.shared(x) for x in nest.accesses]
-    best, best_cost = None, 0.95 * (1.0 + sum(1.0 / s for s in shared))
+    best, best_cost = None, 0.95 * _cycles(nest, sum(1.0 / s for s in shared))
     for a in nest.axes:
         if a in scalar or lanes < 2:
             continue
         width = min(lanes, power_of_two(a.arg[1]))
         points = a.arg[1] / ceildiv(a.arg[1], width)  # of the axis in one vector, on average
-        cost = 1.0 + sum(
-            x.packed_cost(nest, a, width, target) / s
-            for x, s in zip(nest.accesses, shared, strict=True)
-        )
+        wide = 2 if nest.reduced and a.arg[1] > width else 1  # vectors of a good tile
+        costs = [x.packed_cost(nest, a, width, target, wide) for x in nest.accesses]
+        loads = sum(c / s for (c, _), s in zip(costs, shared, strict=True))
+        # no scalar is spread over lanes along a sum: its tiles load more
+        cost = 1.0 + loads if a in nest.reduced else _cycles(nest, loads)
+        cost += sum(copy for _, copy in costs)
         once = prod(r.arg[1] for r in nest.reduced)  # iterations that share one result
         if a in nest.scanned:
             cost += width.bit_length()  # running values within a vector
@@ -303,6 +315,12 @@ def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr], target: Target
         if cost < best_cost - 1e-9:
             best, best_cost = a, cost
     return best
+
+
+def _cycles(nest: Nest, loads: float) -> float:
+    """What a vector of operations and so many loads and stores take: those of a reduction with a
+    register tile run beside each other, and the more of either decide."""
+    return max(1.0, loads) + LOADS * loads if nest.reduced else 1.0 + loads
 
 
 # --- the register tile ----------------------------------------------------------------------------
@@ -336,10 +354,10 @@ def _register_tile(
     needed = {a: sum(x.strides.get(a, 0) != 0 for x in vectors) for a in shared}
     shared.sort(key=lambda a: (needed[a], -min(a.arg[1], ENOUGH), far[a]))
     inner = min(nest.reduced, key=lambda a: nest.moved(a, tile, target))
-    slides = [a for a in shared if any(_slides(x, a, inner) for x in loads)]
+    sliding = [a for a in shared if any(slides(x, a, inner) for x in loads)]
     outer = vector is not None and vector not in nest.reduced
     candidates: list[tuple[tuple[Expr, int], ...]] = []
-    for first in dict.fromkeys([*shared[:1], *slides[:1]]):
+    for first in dict.fromkeys([*shared[:1], *sliding[:1]]):
         options = [[(first, c) for c in COPIES if c <= first.arg[1]]]
         second = next((a for a in shared if a is not first), None)
         if second is not None and (not outer or first.arg[1] < ENOUGH):
@@ -397,18 +415,17 @@ def _tile_cost(
         made = prod(c for a, c in chosen if access.strides.get(a, 0) != 0)
         along = 1.0
         if vector is not None:
-            along = access.packed_cost(nest, vector, width, target, wide)
+            along, _ = access.packed_cost(nest, vector, width, target, wide)
         again = _met_again(access, inner, chosen, taken, target)
         if again > 1 and along == SPLAT:
             kept = max(kept, made)
-            window = prod(c for a, c in chosen if _slides(access, a, inner))
+            window = prod(c for a, c in chosen if slides(access, a, inner))
             loads += made / window * (window + again - 1) / again
             continue
         fixed = access.strides.get(inner, 0) == 0 and along == SPLAT  # it stays in a register
         loads += made * max(along, 1.0) / (trips if fixed else 1)
-        own = [a for a in nest.reduced if access.strides.get(a, 0) != 0]
-        run = prod(a.arg[1] for a in own) * made * width * access.itemsize
-        if along != SPLAT and vector not in nest.reduced and run > target.l1_bytes // 2:
+        streams = along != SPLAT and vector not in nest.reduced
+        if _is_missed(nest, access, chosen, made * width if streams else 0, target):
             loads += made * STREAMED
         if along != SPLAT:
             live = max(live, made)
@@ -421,11 +438,27 @@ def _tile_cost(
         waste *= (1.0 + ceildiv(a.arg[1], step) * step / a.arg[1]) / 2
     if vector in nest.reduced:  # several vectors are in flight anyway; copies must spare loads
         return (0.5 + loads / cells) * waste * (1.0 + CROWD * cells)
-    latency = 0.1 * max(0, ENOUGH - cells)
-    return (0.5 + loads / cells) * waste + latency
+    latency = 0.08 * max(0, ENOUGH - cells) + 0.02 * max(0, PLENTY - cells)
+    return _cycles(nest, loads / cells) * waste + latency
 
 
-def _slides(access: Access, axis: Expr, inner: Expr) -> bool:
+def _is_missed(
+    nest: Nest,
+    access: Access,
+    chosen: tuple[tuple[Expr, int], ...],
+    streamed: int,
+    target: Target,
+) -> bool:
+    """Whether what the copies load comes from the second cache: so many elements are `streamed` for
+    each step that a whole sum is too long for the first one, or all copies have one place there."""
+    steps = prod(a.arg[1] for a in nest.reduced if access.strides.get(a, 0) != 0)
+    if steps * streamed * access.itemsize > target.l1_bytes // 2:
+        return True
+    apart = [_step(access, a) for a, c in chosen if c >= WAYS]
+    return any(step >= PAGE and step % PAGE == 0 for step in apart)
+
+
+def slides(access: Access, axis: Expr, inner: Expr) -> bool:
     """Whether a step of the reduction over `inner` moves as far as one from copy to copy."""
     step = abs(access.strides.get(inner) or 0)
     return step > 0 and abs(access.strides.get(axis) or 0) == step
@@ -452,7 +485,7 @@ def _met_again(
 ) -> int:
     """The iterations of the innermost reduction that are written out to share the loads of a window
     that slides; 1 where there are none. `registers` hold the accumulators."""
-    if target.language != "llvm" or not any(c > 1 and _slides(access, a, inner) for a, c in chosen):
+    if target.language != "llvm" or not any(c > 1 and slides(access, a, inner) for a, c in chosen):
         return 1
     cells = prod(c for _, c in chosen)
     runs = [

@@ -239,7 +239,8 @@ class Homes:
         if len(demands) != 1 or demands[0].combiner is not node.arg[0]:
             return False
         only_sums = node.arg[0] is Op.ADD or not demands[0].conditional
-        return only_sums and cost.extents(demands[0].scope) <= 4 * node.size
+        again = cost.AGAIN_HEAVY if self._is_heavy(node) else cost.AGAIN
+        return only_sums and cost.extents(demands[0].scope) <= again * node.size
 
     def _why_not_register(self, node: Node, demands: list[Demand]) -> str | None:
         first = demands[0]

@@ -4,7 +4,8 @@ constants are folded:              CONST + CONST, CAST(CONST), movement of a CON
 operations that do nothing vanish: x * 1, x / 1, -(-x), where(True, a, b), no-op movement
 movement after movement merges:    RESHAPE(RESHAPE(x)), PERMUTE(PERMUTE(x)) ...
 permuted sums are computed so:     PERMUTE(REDUCE(x)) -> REDUCE(PERMUTE(x)), if nothing else reads
-                                   it; so it is stored in the order in which it is read
+                                   it; so it is stored in the order in which it is read; but
+                                   windows that are spread again stay as they lie
 and of sums only what is read:     SHRINK(REDUCE(x)) -> REDUCE(SHRINK(x)), likewise; but a sum over
                                    strided windows starts where their phases are told apart
 """
@@ -31,10 +32,12 @@ def simplify(roots: Sequence[Node]) -> list[Node]:
     order = graph.toposort(roots)
     readers = Counter(s for node in order for s in node.src)
     readers.update(roots)
+    spread = _spread(order)
     for node in order:
         src = tuple(done[s] for s in node.src)
         result = _settled(node if src == node.src else graph.rebuild(node, src))
-        if node.op is result.op in _INWARD and _is_read_once(node.src[0], readers):
+        inward = node.op is result.op in _INWARD and node not in spread
+        if inward and _is_read_once(node.src[0], readers):
             result = move_operand(result)
         if result is not node and result.op is not Op.BUFFER and result not in done:
             result.location = node.location
@@ -78,6 +81,15 @@ def move_operand(node: Node) -> Node:
     for dtype in reversed(casts):
         result = graph.cast(result, dtype)
     return result
+
+
+def _spread(order: Sequence[Node]) -> set[Node]:
+    """What is read by UNWINDOW, with nothing but movement between."""
+    found: set[Node] = set()
+    for node in reversed(order):
+        if node.op is Op.UNWINDOW or (node.op in MOVEMENT and node in found):
+            found.add(node.src[0])
+    return found
 
 
 def _has_stride(x: Node) -> bool:

@@ -140,10 +140,10 @@ class Convolution(Linear):
         return widened(self._operand(), kind), widened(w, kind), kind
 
     def _finish_conv(self, product: Node, weight: Self, bias: Self | None, kind: dt.DType) -> Self:
-        """Sum a product (N, groups, O / groups, C / groups, o1, k1, o2, k2, ..) over channels and
-        offsets."""
+        """Sum a product (N, groups, O / groups, C / groups, k1, k2, .., o1, o2, ..) over channels
+        and offsets."""
         rank = (len(product.shape) - 4) // 2
-        node = graph.reduce(Op.ADD, product, (3, *(5 + 2 * i for i in range(rank))))
+        node = graph.reduce(Op.ADD, product, tuple(range(3, 4 + rank)))
         n, groups, per_group, *spatial = node.shape
         node = reshape_node(node, (n, groups * per_group, *spatial))
         result = self._wrap(graph.cast(node, kind), self._carries or weight._carries)
@@ -292,11 +292,14 @@ def _padding_pairs(
 
 def _multiply_channels(x: Node, w: Node, groups: int) -> Node:
     """x (N, C, o1, k1, ..) times w (O, C / groups, k1, ..) over (N, groups, O / groups, C / groups,
-    o1, k1, ..)."""
-    n, _, *spatial = x.shape
+    k1, .., o1, ..). So gradients of windows have places next to each other, as images do."""
+    n = x.shape[0]
     outputs, per_group, *kernel = w.shape
+    rank = len(kernel)
+    x = graph.move(Op.PERMUTE, x, (0, 1, *range(3, 3 + 2 * rank, 2), *range(2, 2 + 2 * rank, 2)))
+    spatial = x.shape[2:]
     full = (n, groups, outputs // groups, per_group, *spatial)
     x = expand_node(reshape_node(x, (n, groups, 1, per_group, *spatial)), full)
-    offsets = [e for k in kernel for e in (1, k)]
-    w = expand_node(reshape_node(w, (groups, outputs // groups, per_group, *offsets)), full)
-    return graph.alu(Op.MUL, x, w)
+    ones = (1,) * rank
+    w = reshape_node(w, (groups, outputs // groups, per_group, *kernel, *ones))
+    return graph.alu(Op.MUL, x, expand_node(w, full))
