@@ -51,6 +51,7 @@ LONG = 6  # operations after a reduction that are not repeated for every copy of
 FEW = 4  # copies up to which they are
 PANEL = 512  # steps of a reduction that are done for all outputs before the next ones
 STREAMED = 4  # second caches that an output must be larger than to be written past them
+FIRST = 4  # times its work that a reduction counts for: what ends in it takes over its tile
 REPEATED = 0.1  # share of the work that every thread may repeat
 
 
@@ -71,7 +72,9 @@ class Plan:
     def __post_init__(self) -> None:
         self.fixed = scan_axes(self.kernel) | ordered_axes(self.kernel)
         self.kept = keeps(self.kernel, self.target)
-        self.nests = sorted(nests_of(self.kernel, self.kept), key=lambda n: -n.work)
+        self.nests = sorted(
+            nests_of(self.kernel, self.kept), key=lambda n: -n.work * (FIRST if n.reduced else 1)
+        )
         for nest in self.nests:
             taken = [n.axes for n in self.nests if any(a in self.tile.lanes for a in n.axes)]
             # one vector axis in each scope

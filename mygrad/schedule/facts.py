@@ -5,6 +5,7 @@
         cuts    those of them that no reader may compute inside of its own loops
         own     of every node, what computing an element from its leaves takes
         facts   the same as its readers see it: a node that will be stored is a leaf to them
+        inside  the nodes that one formula alone reads
 
 The leaves of a node are the arrays and reductions that its expression ends in.
 """
@@ -22,6 +23,8 @@ from mygrad.schedule import cost
 
 # not loop nests: whole steps of a plan, or no work at all
 STEPS = frozenset({Op.HOST, Op.SORT, Op.COPY, Op.JOIN})
+
+NEAR = 64  # steps of a formula within which all uses of a value meet
 
 # the operations of an expression, each once, by their size and weight
 Members = Mapping[tuple[int, float], frozenset[Node]]
@@ -45,6 +48,7 @@ class Known:
     cuts: set[Node] = field(default_factory=set)
     own: dict[Node, Facts] = field(default_factory=dict)
     facts: dict[Node, Facts] = field(default_factory=dict)
+    inside: frozenset[Node] = frozenset()
 
 
 def gather(order: Sequence[Node], roots: Iterable[Node]) -> Known:
@@ -65,11 +69,13 @@ class _Gatherer:
         self.waiting = Counter(self.readers)  # reads to come, after which members are forgotten
         self.members: dict[Node, Members] = {}
         known = self.known
+        known.inside = _inside_formulas(order, frozenset(known.must))
         for node in order:
             self.force(node)
         for node in order:
             facts = known.own[node] = self.cut(node) if node.op in ALU else self.look_at(node)
-            if node in known.must or (self.readers[node] > 1 and is_epilogue(node, facts)):
+            guessed = self.readers[node] > 1 and node not in known.inside
+            if node in known.must or (guessed and is_epilogue(node, facts)):
                 self.end(node, node)  # what reads it finds it stored
             else:
                 known.facts[node] = facts
@@ -140,6 +146,37 @@ class _Gatherer:
         size = max(node.size, 1)
         operations = sum(len(m) * weight * min(1.0, n / size) for (n, weight), m in members.items())
         return Facts(sum(map(len, members.values())), operations, leaves)
+
+
+def _inside_formulas(order: Sequence[Node], ends: frozenset[Node]) -> frozenset[Node]:
+    """The values of which all uses meet again in one elementwise value: steps of a formula, or what
+    one begins with, which nothing else reads. `ends` are read from outside.
+
+    e = exp(x);  t = (1 - e) / (1 + e)  ->  e, 1 - e and 1 + e, which meet in t
+    """
+    meets: dict[Node, Node | None] = {}  # where all uses of a value meet; None: not in a formula
+    depth: dict[Node, int] = {}  # of the chain of meetings
+    for node in reversed(order):
+        at = meets[node] = None if node in ends else meets.get(node)
+        depth[node] = 0 if at is None else depth[at] + 1
+        for s in node.src:
+            user = node if node.op in ALU else None
+            meets[s] = _meeting(meets[s], user, meets, depth) if s in meets else user
+    return frozenset(node for node, at in meets.items() if at is not None)
+
+
+def _meeting(
+    a: Node | None, b: Node | None, meets: Mapping[Node, Node | None], depth: Mapping[Node, int]
+) -> Node | None:
+    """The first value in which the uses of two values meet, if it is near."""
+    for _ in range(NEAR):
+        if a is b or a is None or b is None:
+            return a if a is b else None
+        if depth[a] >= depth[b]:
+            a = meets[a]
+        else:
+            b = meets[b]
+    return None
 
 
 def weight_of(node: Node) -> float:

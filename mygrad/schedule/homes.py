@@ -141,6 +141,7 @@ class Homes:
     def _place_elementwise(self, node: Node, demands: list[Demand]) -> None:
         times = sum(evaluations_of(d) for d in demands)
         once = times <= node.size and len({d.group for d in demands}) == 1
+        once = once and not self._orphans_cost(node, demands)
         if self._is_narrowed_sum(node) and not self._stays_in_register(node.src[0], demands):
             self.cuts.add(node)
             self._store(node, demands, "a reduction that is stored as it is rounded")
@@ -170,7 +171,8 @@ class Homes:
         at several places."""
         if self._one_row_kernel(demands, node):
             return 0.0
-        orphans = [x for x in self.own[node].leaves if x.op is Op.REDUCE and x.size >= node.size]
+        alone = (x for x in self.own[node].leaves if x.op is Op.REDUCE and x in self.known.inside)
+        orphans = [x for x in alone if x.size >= node.size]
         return sum(cost.LAUNCH + cost.moving(x.size, x.dtype.itemsize) for x in orphans)
 
     def _again(self, node: Node, demands: list[Demand]) -> float:
