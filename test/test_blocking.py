@@ -73,7 +73,8 @@ def test_columns_that_fit_are_one_block() -> None:
 def test_rows_across_lines_are_copied_in_blocks_and_the_sum_is_divided() -> None:
     actions = default_actions(product(1024, 1024, 1024, "TN"), WIDE)
     assert {a.slot for a in actions if isinstance(a, Stage)} == {0, 1}
-    assert Split("i2", 512) in actions
+    (panel,) = [a for a in actions if isinstance(a, Split) and a.axis == "i2"]
+    assert 256 <= panel.factor <= 512
     assert not any(
         isinstance(a, Split) and a.axis == "i2"
         for a in default_actions(product(1024, 1024, 1024), WIDE)

@@ -49,7 +49,8 @@ from mygrad.program import Target
 SMALL = 10_000  # operations below which one thread is faster than several
 LONG = 6  # operations after a reduction that are not repeated for every copy of a tile
 FEW = 4  # copies up to which they are
-PANEL = 512  # steps of a reduction that are done for all outputs before the next ones
+PANEL = 512  # steps of a reduction, at most, that are done for all outputs before the next ones
+NEAR = 5  # times the rows of a tile that the first cache holds
 STREAMED = 4  # second caches that an output must be larger than to be written past them
 FIRST = 4  # times its work that a reduction counts for: what ends in it takes over its tile
 REPEATED = 0.1  # share of the work that every thread may repeat
@@ -93,7 +94,8 @@ class Plan:
                 taken += self.block(root, apply(start(self.kernel), taken))
         scheduled = apply(start(self.kernel), taken)
         if outermost:
-            taken.append(Split(outermost, _part(scheduled.loop(outermost).extent, PANEL)))
+            extent = scheduled.loop(outermost).extent
+            taken.append(Split(outermost, _part(extent, self.panel_steps())))
             scheduled = taken[-1].apply(scheduled)
         blocks = self.blocks(scheduled)
         divisions = [Split(name, n) for name, n in blocks.items() if n > 1]
@@ -236,6 +238,13 @@ class Plan:
             return ""
         far = (self.is_far(nest, x) for x in nest.accesses if not x.stores)
         return inner[0].name if any(far) else ""
+
+    def panel_steps(self) -> int:
+        """Steps of a panel, so that the rows of a tile stay in the first cache beside columns."""
+        nest = self.nests[0]
+        copies = (c for a, c in self.tile.copies.items() if a not in self.tile.lanes)
+        near = self.target.l1_bytes // (NEAR * prod(copies) * nest.itemsize)
+        return min(max(near, PANEL // 2), PANEL)
 
     def is_far(self, nest: Nest, access: Access) -> bool:
         """Whether what one tile reads of an operand for the whole sum is out of reach."""

@@ -19,6 +19,7 @@ from mygrad.program import Target
 COPIED = 8.0  # bytes of a copy in a cycle
 ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places of the first cache
 NEARLY = 1.1  # of the least that is copied: rather a copy further in, which takes up less cache
+ROWS = 8  # second caches that a copy of rows may take up
 USES = 16  # times that a copied element must be read at least
 
 
@@ -88,9 +89,13 @@ def _stage(
     nest: Nest, access: Access, loops: list[LoopAxis], target: Target
 ) -> tuple[float, list[Stage]]:
     """Where the copy fits in the second cache and is used again: the place where about the
-    least is copied in all, and among those the innermost. Also the bytes that are copied; each run
-    of neighbours counts for a line more, which is fetched in part or while nothing else is."""
+    least is copied in all, and among those the innermost. Rows, of which all columns of a block
+    read one element after the other, may come from further away. Also the bytes that are copied;
+    each run of neighbours counts for a line more, which is fetched in part or while nothing else
+    is."""
     lanes = max((p.extent for p in loops if p.kind == "vector"), default=0)
+    spread = all(access.strides.get(p.root, 0) == 0 for p in loops if p.kind == "vector")
+    room = ROWS * target.l2_bytes if spread else room_of(target)
     squares = target.language == "llvm" and 4 <= lanes <= 16
     found: list[tuple[float, Stage]] = []
     for n, at in enumerate([None, *loops]):
@@ -106,7 +111,7 @@ def _stage(
         trips = prod(p.extent for p in again if not p.is_tile)
         run = prod(p.extent for p in layout if access.strides.get(p.root) == 1) * access.itemsize
         copied = size * (1.0 + LINE / max(run, 1)) * prod(p.extent for p in loops[:n])
-        if not layout or trips <= 1 or uses < USES or size > room_of(target):
+        if not layout or trips <= 1 or uses < USES or size > room:
             continue
         layout.sort(key=lambda p: p.is_tile)
         names = tuple(p.name for p in layout)
