@@ -12,7 +12,9 @@ is built. What it returns and what it changed become the results of a Plan. Each
 included, then binds buffers and runs the plan.
 
 - Results are new tensors each time. State (parameters, moments, running statistics, anything
-  assigned inside) is found by itself, read where it is at the time of the call and updated by it.
+  assigned inside) is found by itself, read where it is at the time of the call and updated by it:
+  in place, where the order of the kernels allows it (`schedule/overwrite.py`). Whoever else holds
+  the values keeps them: state that is not alone in its memory gets memory of its own first.
 - Random numbers are fresh in each call. Other data made inside from Python numbers is part of the
   program, and so are Python numbers that the function closes over: pass what changes as an
   argument, or keep it in a tensor.
@@ -28,6 +30,7 @@ import functools
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from sys import getrefcount
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from mygrad import capture, graph, realize
@@ -50,40 +53,25 @@ _ESCAPED = (
 _capturing = threading.RLock()  # captures of other threads wait
 
 
-class Leaf:
-    """The place of the `number`-th Lazy in a flattened tree. There is one object per number."""
-
-    __slots__ = ("number",)
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-_leaves: list[Leaf] = []
-
-
 class Leaves:
-    """The different Lazys of flattened trees, in the order in which they were met."""
+    """The different Lazys of flattened trees, numbered in the order in which they were met."""
 
     __slots__ = ("found", "number")
 
     def __init__(self) -> None:
         self.found: list[Lazy] = []
-        self.number: dict[int, Leaf] = {}
+        self.number: dict[int, int] = {}
 
-    def add(self, lazy: Lazy) -> Leaf:
-        """The Leaf of a Lazy; the same Lazy twice is the same Leaf."""
-        leaf = self.number.get(id(lazy))
-        if leaf is None:
-            if len(self.found) == len(_leaves):
-                _leaves.append(Leaf(len(_leaves)))
-            leaf = self.number[id(lazy)] = _leaves[len(self.found)]
+    def add(self, lazy: Lazy) -> int:
+        """The number of a Lazy; the same Lazy twice has one number."""
+        number = self.number.setdefault(id(lazy), len(self.found))
+        if number == len(self.found):
             self.found.append(lazy)
-        return leaf
+        return number
 
 
 def flatten(tree: Any, leaves: Leaves) -> Any:
-    """The tree with every Lazy replaced by a Leaf. Lists, tuples (named ones too) and dicts are
+    """The tree with every Lazy replaced by its number. Lists, tuples (named ones too) and dicts are
     trees; everything else is static."""
     if isinstance(tree, Lazy):
         return leaves.add(tree)
@@ -96,8 +84,8 @@ def flatten(tree: Any, leaves: Leaves) -> Any:
 
 def unflatten(shape: Any, leaves: Sequence[Any]) -> Any:
     """The inverse of `flatten`, with other leaves."""
-    if isinstance(shape, Leaf):
-        return leaves[shape.number]
+    if isinstance(shape, int):
+        return leaves[shape]
     kind, content = shape
     if kind == "static":
         return content[1]
@@ -113,13 +101,14 @@ class Captured:
 
     `arguments` pairs the numbers of arguments that are read with their input slots. `state` pairs
     a Lazy with its input slot. `updates` pairs a Lazy, or the number of an argument, with the index
-    of its new value among the roots.
+    of its new value among the roots. The state in the slots `overwritten` is updated in place.
     """
 
     prepared: Prepared
     inputs: list[Buffer | None]  # per slot: the buffer itself, None if it is bound at each call
     arguments: list[tuple[int, int]]
     state: list[tuple[Lazy, int, tuple[int, ...]]]
+    overwritten: frozenset[int]
     fresh: list[tuple[Buffer, Callable[[], Any]]]
     updates: list[tuple[Lazy | int, int, tuple[int, ...]]]
     outputs: list[tuple[type[Lazy], int, tuple[int, ...]]]
@@ -135,7 +124,10 @@ class Captured:
         inputs = list(self.inputs)
         for number, slot in self.arguments:
             inputs[slot] = current_buffer(arguments[number])
+        overwritten = self.overwritten
         for lazy, slot, shape in self.state:
+            if slot in overwritten:
+                hold_alone(lazy)
             if lazy._node.shape != shape:
                 raise CaptureError(
                     message(
@@ -166,6 +158,23 @@ def current_buffer(lazy: Lazy) -> Buffer:
             lazy._node = resident
         node = resident
     return node.arg  # type: ignore[no-any-return]
+
+
+def _references(lazy: Lazy) -> tuple[int, int]:
+    """To the node of a Lazy, and to its buffer."""
+    node = lazy._node
+    return getrefcount(node), getrefcount(node.arg)
+
+
+_ALONE = _references(Lazy(graph.buffer(Buffer("", dt.uint8, 1), (1,))))
+
+
+def hold_alone(lazy: Lazy) -> None:
+    """Give a Lazy a copy of its values, in a buffer of its own, if anything else refers to the one
+    it has: another tensor, or a graph that is not computed yet. Then it can be overwritten."""
+    current_buffer(lazy)
+    if _references(lazy) != _ALONE:
+        lazy._node = graph.buffer(realize.copy(lazy._node.arg), lazy._node.shape)
 
 
 class jit(Generic[P, R]):
@@ -265,10 +274,13 @@ def _assemble(
     returned = leaves.found
     changed = [lazy for lazy, _ in watch.touched.values() if lazy._node is not stand_ins[id(lazy)]]
     unique = list(dict.fromkeys(lazy._node for lazy in returned + changed))
-    prepared, buffers = realize.prepare(unique, budget)
-    slot = {id(b): i for i, b in enumerate(buffers)}
     place = {n: i for i, n in enumerate(unique)}
     number = {id(a): i for i, a in enumerate(arguments)}
+    own = [
+        (place[lazy._node], stand_ins[id(lazy)].arg) for lazy in changed if id(lazy) not in number
+    ]
+    prepared, buffers = realize.prepare(unique, budget, own)
+    slot = {id(b): i for i, b in enumerate(buffers)}
 
     def slot_of(lazy: Lazy) -> int | None:
         return slot.get(id(stand_ins[id(lazy)].arg))
@@ -287,6 +299,7 @@ def _assemble(
         [None if i in bound else b for i, b in enumerate(buffers)],
         [(i, s) for i, a in enumerate(arguments) if (s := slot_of(a)) is not None],
         state,
+        prepared.overwrites,
         [(node.arg, make) for node, make in watch.fresh if id(node.arg) in slot],
         updates,
         [(type(lazy), place[lazy._node], lazy._node.shape) for lazy in returned],

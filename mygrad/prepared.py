@@ -106,6 +106,20 @@ class Prepared:
         return (*slots, arena[segment.device]) if segment.in_arena else slots
 
     @property
+    def overwrites(self) -> frozenset[int]:
+        """The inputs that a run writes, by their numbers."""
+        memories = self.outline.memories
+        written = {
+            p.memories[slot]
+            for p in self.outline.parts
+            if isinstance(p, Segment)
+            for one in p.launches
+            for (slot, _), (_, writes) in zip(one.arguments, one.touches, strict=True)
+            if writes and slot < len(p.memories)
+        }
+        return frozenset(memories[i].number for i in written if memories[i].kind == "input")
+
+    @property
     def peak_bytes(self) -> int:
         """Memory that a run needs beside its inputs."""
         return peak_of(self.outline.memories, self.outline.arena_bytes)

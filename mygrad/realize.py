@@ -4,6 +4,7 @@ realize(nodes)     compute nodes; BUFFER nodes that hold the results
 plan(*tensors)     what would run, without running it
 prepare(nodes)     the same up to, but without, running: a Prepared program, cached by structure
 from_numpy(array)  a BUFFER node with a copy of the array
+copy(buffer)       a buffer with the same content
 to_numpy(node)     the values of a node as a NumPy array of its own
 """
 
@@ -52,35 +53,44 @@ statistics = {"scheduled": 0, "from disk": 0}  # programs
 
 
 def prepare(
-    nodes: Sequence[Node], memory_budget: int | None = None
+    nodes: Sequence[Node],
+    memory_budget: int | None = None,
+    in_place: Sequence[tuple[int, Buffer]] = (),
 ) -> tuple[Prepared, list[Buffer]]:
     """Schedule and compile, or find that in memory or on disk; also the input buffers of the
-    run. With `memory_budget`, the program needs at most so many bytes beside its inputs."""
+    run. With `memory_budget`, the program needs at most so many bytes beside its inputs. `in_place`
+    are pairs of the number of a node and a buffer that it may overwrite (`Prepared.overwrites`)."""
     structure, buffers = key(nodes)
     device = _device(nodes)
-    found = _prepared.get((structure, device, memory_budget))
+    slots = {id(b.arg): slot for slot, b in enumerate(buffers)}
+    pairs = tuple((n, slots[id(b)]) for n, b in in_place if id(b) in slots)
+    about = (memory_budget, pairs)
+    found = _prepared.get((structure, device, about))
     if found is None:
         if len(_prepared) >= KEPT:  # a loop over ever new shapes must not hold all of them
             del _prepared[next(iter(_prepared))]
-        found = _prepare(nodes, structure, device, memory_budget)
-        _prepared[structure, device, memory_budget] = found
+        found = _prepare(nodes, structure, device, about)
+        _prepared[structure, device, about] = found
     return found, [b.arg for b in buffers]
 
 
 def _prepare(
-    nodes: Sequence[Node], structure: Structure, device: str, budget: int | None
+    nodes: Sequence[Node],
+    structure: Structure,
+    device: str,
+    about: tuple[int | None, tuple[tuple[int, int], ...]],
 ) -> Prepared:
-    found = stored.load((structure, budget), device)
+    found = stored.load((structure, about), device)
     if found is not None:
         statistics["from disk"] += 1
         where = places(nodes)
         return Prepared(
-            found, lambda: scheduler.schedule(rebuild(structure, where), device, budget)
+            found, lambda: scheduler.schedule(rebuild(structure, where), device, *about)
         )
     statistics["scheduled"] += 1
-    plan = scheduler.schedule(nodes, device, budget)
+    plan = scheduler.schedule(nodes, device, *about)
     outline = assemble(plan)
-    stored.save((structure, budget), device, outline.with_executables(lambda e: e.key))
+    stored.save((structure, about), device, outline.with_executables(lambda e: e.key))
     return Prepared(outline.with_executables(lambda e: e.executable), lambda: plan)
 
 
@@ -207,6 +217,16 @@ def resident(node: Node) -> Node | None:
 def allocate(device: str, dtype: DType, size: int) -> Buffer:
     """A buffer with memory, not initialised."""
     return maker(device, dtype, size)()
+
+
+def copy(buffer: Buffer) -> Buffer:
+    """A new buffer with the same content."""
+    made = allocate(buffer.device, buffer.dtype, buffer.size)
+    if buffer.size:
+        runtime, content = devices.get(buffer.device), np.empty(buffer.nbytes, np.uint8)
+        runtime.read(memory_of(buffer), content)
+        runtime.write(made.memory, content)
+    return made
 
 
 def from_numpy(

@@ -105,14 +105,14 @@ def test_damage_is_a_miss(cache: Path, damage, kind: str) -> None:
     forget()
     realize.realize([root])
     forget()
-    assert stored.load((structure, None), "cpu") is not None
+    assert stored.load((structure, (None, ())), "cpu") is not None
     for path in files(cache, kind):
         path.write_bytes(damage(path.read_bytes()))
     forget()
-    assert stored.load((structure, None), "cpu") is None
+    assert stored.load((structure, (None, ())), "cpu") is None
     realize.realize([root])  # repairs it
     forget()
-    assert stored.load((structure, None), "cpu") is not None
+    assert stored.load((structure, (None, ())), "cpu") is not None
 
 
 def test_processes_share_the_folder(tmp_path: Path) -> None:

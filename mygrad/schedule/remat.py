@@ -101,7 +101,9 @@ class _Fitter:
         for i in self.temporary():
             maker, *readers = self.users[i]
             later = [p for p in readers if p > busiest]
-            if maker >= busiest or busiest in readers or not later or not self.is_free(maker, i):
+            if maker >= busiest or busiest in readers or not later:
+                continue
+            if not self.is_free(maker, i, later[0]):
                 continue
             step = self.steps[maker]
             freed = self.arrays[i].nbytes
@@ -114,16 +116,16 @@ class _Fitter:
                 time = cost.LAUNCH + cost.moving(1, kernel.bytes) + kernel.flops * cost.FLOP
                 yield _Choice(i, later[0], freed, time)
 
-    def is_free(self, maker: int, i: int) -> bool:
-        """Whether a step can run twice: it is a kernel, the only one that writes this array, and
-        what it reads is still the same later."""
+    def is_free(self, maker: int, i: int, at: int) -> bool:
+        """Whether a step can run again before step `at`: it is a kernel, the only one that writes
+        this array, and what it reads is still the same."""
         step = self.steps[maker]
         if not isinstance(step.what, Kernel):
             return False
         once = [p for p in self.users[i] if i in written_by(self.steps[p])] == [maker]
         inputs = set(step.arguments) - set(written_by(step))
         fixed = all(
-            not any(j in written_by(self.steps[p]) for p in self.users[j] if p > maker)
+            not any(j in written_by(self.steps[p]) for p in self.users[j] if maker < p < at)
             for j in inputs
         )
         return once and fixed and len(set(step.arguments)) == len(step.arguments)

@@ -10,9 +10,10 @@ What a Schedule is stands in steps.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from mygrad import graph
 from mygrad.config import config
 from mygrad.errors import InternalError
 from mygrad.graph import Node
@@ -21,6 +22,7 @@ from mygrad.schedule import bands, memory, remat
 from mygrad.schedule.build import Builder, Built
 from mygrad.schedule.homes import STEPS, Group, Homes
 from mygrad.schedule.joins import join_parts
+from mygrad.schedule.overwrite import overwrite
 from mygrad.schedule.revise import choose_homes
 from mygrad.schedule.sharing import share
 from mygrad.schedule.simplify import simplify
@@ -37,20 +39,27 @@ PIPELINE = (
     "share kernels",
     "order",
     "form bands",
+    "update state where it is",
     "meet the memory budget",
     "plan memory",
 )
 
 
-def schedule(roots: Sequence[Node], device: str, memory_budget: int | None = None) -> Schedule:
+def schedule(
+    roots: Sequence[Node],
+    device: str,
+    memory_budget: int | None = None,
+    in_place: Sequence[tuple[int, int]] = (),
+) -> Schedule:
     """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a
-    device are computed on `device`. With `memory_budget`, `peak_bytes` is at most that.
+    device are computed on `device`. With `memory_budget`, `peak_bytes` is at most that. `in_place`
+    are pairs of a root and an input, by their numbers: the root may take the place of the input.
 
     Raises:
         DeviceError: the budget cannot be met.
     """
     slots = {node: i for i, node in enumerate(inputs(roots))}
-    simple = split_sums(join_parts(simplify(roots)))
+    simple = [_unshaped(r) for r in split_sums(join_parts(simplify(roots)))]
     homes = choose_homes([r for r in simple if r.op is not Op.BUFFER])
     built: dict[Group, Built | None] = {}
     while len(built) < len(homes.groups):  # building may add groups: padded copies
@@ -63,20 +72,62 @@ def schedule(roots: Sequence[Node], device: str, memory_budget: int | None = Non
                 )
     kernels = share([b for b in built.values() if b is not None])
     built |= zip([g for g, b in built.items() if b is not None], kernels, strict=True)
-    return _Planner(_ordered(homes, built), slots, device).plan(simple, memory_budget)
+    _link(homes, built)
+    at = {slot: node for node, slot in slots.items()}
+    _read_first(homes, built, [(simple[r], at[slot]) for r, slot in in_place])
+    planner = _Planner(_ordered(homes, built), slots, device)
+    return planner.plan(simple, memory_budget, in_place)
+
+
+def _unshaped(root: Node) -> Node:
+    """What lies in memory as a root does: its shape is the concern of who reads it."""
+    while root.op is Op.RESHAPE and root.src[0].op is not Op.BUFFER:
+        root = root.src[0]
+    return root
 
 
 def _is_empty(group: Group) -> bool:
     return all(0 in node.shape for node in group.outputs)
 
 
-def _ordered(homes: Homes, built: dict[Group, Built | None]) -> list[tuple[Group, Built | None]]:
-    """Operands first; otherwise in the order in which the user wrote things down."""
-    position = {node: i for i, node in enumerate(homes.order)}
+def _sources(group: Group, kernel: Built | None) -> Sequence[Node]:
+    """The arrays that a group touches."""
+    return group.root.src if kernel is None else kernel.arguments
+
+
+def _link(homes: Homes, built: dict[Group, Built | None]) -> None:
+    """Tell groups what they read: building may have added copies."""
     for group, kernel in built.items():
-        sources = group.root.src if kernel is None else kernel.arguments
-        others = [n for n in sources if n in homes.group_of and n not in group.outputs]
-        group.reads |= {homes.group_of[n] for n in others}
+        for node in _sources(group, kernel):
+            if node in homes.group_of and node not in group.outputs:
+                group.read(homes.group_of[node])
+
+
+def _read_first(
+    homes: Homes, built: dict[Group, Built | None], pairs: Iterable[tuple[Node, Node]]
+) -> None:
+    """Let what replaces an input run after all that reads it, if that makes no circle."""
+    readers: dict[Node, list[Group]] = {}
+    for group, kernel in built.items():
+        for node in _sources(group, kernel):
+            readers.setdefault(node, []).append(group)
+    for root, replaced in pairs:
+        if root not in homes.group_of:
+            continue
+        group = homes.group_of[root]
+        for reader in readers.get(replaced, ()):
+            if reader is not group and not reader.depends_on({group}):
+                group.read(reader)
+
+
+def _ordered(homes: Homes, built: dict[Group, Built | None]) -> list[tuple[Group, Built | None]]:
+    """Operands first; otherwise what takes the fewest steps first, so that gradients are used as
+    soon as they are there and little waits in memory."""
+    depth: dict[Node, int] = {}
+    for node in homes.order:
+        depth[node] = 1 + max((depth[s] for s in node.src), default=0)
+    roots = sorted((n for n in homes.order if n in homes.roots), key=depth.__getitem__)
+    position = {node: i for i, node in enumerate(graph.toposort(roots))}
     rank = {
         g: position.get(g.root, position.get(g.root.src[0], 0) if g.root.src else 0) for g in built
     }
@@ -122,7 +173,9 @@ class _Planner:
         self.number: dict[Node, int] = {}
         self.nodes: list[Node] = []
 
-    def plan(self, roots: Sequence[Node], budget: int | None) -> Schedule:
+    def plan(
+        self, roots: Sequence[Node], budget: int | None, in_place: Sequence[tuple[int, int]]
+    ) -> Schedule:
         """The finished schedule."""
         planned = [s for s in (self._step(*pair) for pair in self.groups) if s is not None]
         results = tuple(self._memory(r.src[0] if r.op is Op.STORE else r) for r in roots)
@@ -132,6 +185,12 @@ class _Planner:
             if arrays[i].kind == "temporary":
                 arrays[i] = replace(arrays[i], kind="separate")
         steps, arrays = bands.form(planned, arrays)
+        inputs_at = {m.number: i for i, m in enumerate(arrays) if m.kind == "input"}
+        pairs = [(results[r], inputs_at[slot]) for r, slot in in_place if slot in inputs_at]
+        steps, place = overwrite(steps, arrays, results, pairs)
+        for i, source in place.items():
+            arrays[i] = arrays[source]
+        results = tuple(place.get(i, i) for i in results)
         if budget is not None:
             steps, arrays = remat.fit(steps, arrays, budget)
         arenas = self._place(steps, arrays)

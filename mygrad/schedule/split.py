@@ -52,10 +52,7 @@ def split_sums(roots: Sequence[Node]) -> list[Node]:
         if result is not node and result.op is not Op.BUFFER:
             result.location = node.location
         done[node] = result
-    # the blocks of a scan are in memory as the scan is
-    return [
-        done[r].src[0] if r.op is Op.SCAN and done[r].op is Op.RESHAPE else done[r] for r in roots
-    ]
+    return [done[r] for r in roots]
 
 
 def _is_long(node: Node) -> bool:
