@@ -88,12 +88,13 @@ class HostCall:
 class Node:
     """One primitive of the lazy graph. Build them with the functions of this module."""
 
-    __slots__ = ("__weakref__", "arg", "device", "dtype", "op", "shape", "src", "where")
+    __slots__ = ("__weakref__", "arg", "device", "dtype", "op", "shape", "size", "src", "where")
 
     op: Op
     src: tuple[Node, ...]
     arg: Any
     shape: Shape
+    size: int  # number of elements; the scheduler asks for it all the time
     dtype: DType
     device: str | None
     where: Location | Place  # the location, or what it can be found from
@@ -108,14 +109,6 @@ class Node:
     @location.setter
     def location(self, location: Location) -> None:
         self.where = location
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        size = 1
-        for extent in self.shape:
-            size *= extent
-        return size
 
     def __repr__(self) -> str:
         arg = "" if self.arg is None else f" {_arg_text(self.arg)}"
@@ -153,6 +146,7 @@ def _make(key: tuple[Any, ...], arg: Any, device: str | None, where: Location | 
     node = Node()
     node.op, node.src, _, node.shape, node.dtype = key
     node.arg, node.device, node.where = arg, device, where
+    node.size = prod(node.shape)
     entry = KeyedRef(node, _forget)
     entry.key = key
     _interned[key] = entry

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from mygrad.ops import Op
 
 Array = np.ndarray[Any, Any]
 Index = tuple[Expr, ...]
+MEMO = 1 << 14  # indices that are moved once: layers and steps of time ask for the same ones
 Step = tuple[Op, Any]  # an operation and its arg; (Op.REDUCE, (Op.ADD, axes)) occurs in adjoints
 
 
@@ -51,6 +53,7 @@ def out_shape(op: Op, shape: Shape, arg: Any) -> Shape:
     return TABLE[op].shape(shape, arg)
 
 
+@lru_cache(maxsize=MEMO)
 def index(op: Op, shape: Shape, arg: Any, out_index: Index) -> tuple[Index, Expr | None]:
     """The input index that `out_index` reads, and the condition under which it reads at all (else
     the element is 0); None stands for always. `shape` is the input's.
