@@ -49,6 +49,8 @@ class Builder:
         self.slots: dict[Node, int] = {}
         self.memo: dict[Read, Expr] = {}
         self.reads: dict[Expr, tuple[Node, Index, Expr]] = {}  # conditional loads, for padding
+        # by condition: what is reshaped on the way to a load, and at which index
+        self.shaped: dict[Expr, list[tuple[Node, Index]]] = {}
         self.axes_of: dict[tuple[Index, tuple[int, ...], int], Index] = {}
         self.next_axis = 0
         self.levels = _reduce_levels(homes, group)
@@ -126,6 +128,8 @@ class Builder:
         if node.op in ALU:
             return _alu(node, index, valid)
         if node.op in MOVEMENT:
+            if node.op is Op.RESHAPE and valid is not None:
+                self.shaped.setdefault(valid, []).append((node, index))
             return _move(node, index, valid)
         return RULES[node.op](self, node, index, valid)
 
@@ -179,21 +183,17 @@ class Builder:
         return self._renumber(stores)
 
     def _padded(self, node: Node, index: Index, valid: Expr) -> Expr | None:
-        needed: set[Expr] = set()
-        widths = []
-        for at, extent in zip(index, node.shape, strict=True):
-            if at.low is None or at.high is None:
-                return None
-            widths.append((max(0, -at.low), max(0, at.high - extent + 1)))
-            needed |= {
-                c for c in (at >= 0, expr.less(at, expr.const(extent))) if not expr.is_true(c)
-            }
-        if set(expr.conjuncts(valid)) != needed:
-            return None
-        copy = graph.move(Op.PAD, node, tuple(widths))
-        self.homes.add_copy(copy, self.group)
-        place = tuple(at + before for at, (before, _) in zip(index, widths, strict=True))
-        return expr.load(self._slot(copy), node.dtype, flat(place, copy.shape))
+        """A load from a zero-padded copy of a node, or of what reshapes it, so that the condition
+        is the bounds of an index."""
+        seen = [(x, at) for x, at in self.shaped.get(valid, ()) if _moved_from(x) is node]
+        for x, at in [(node, index), *seen]:
+            widths = _widths(x, at, valid)
+            if widths is not None:
+                copy = graph.move(Op.PAD, x, widths)
+                self.homes.add_copy(copy, self.group)
+                place = tuple(i + before for i, (before, _) in zip(at, widths, strict=True))
+                return expr.load(self._slot(copy), node.dtype, flat(place, copy.shape))
+        return None
 
     def _renumber(self, stores: list[Store]) -> list[Store]:
         """Drop the slots that are no longer used."""
@@ -219,6 +219,26 @@ class Builder:
             )
             for s in stores
         ]
+
+
+def _moved_from(node: Node) -> Node:
+    """What a node is, seen through movement."""
+    while node.op in MOVEMENT:
+        node = node.src[0]
+    return node
+
+
+def _widths(node: Node, index: Index, valid: Expr) -> tuple[tuple[int, int], ...] | None:
+    """By how much an index reaches out of an array, if a condition says just that it must not."""
+    needed: set[Expr] = set()
+    widths = []
+    for at, extent in zip(index, node.shape, strict=True):
+        if at.low is None or at.high is None:
+            return None
+        widths.append((max(0, -at.low), max(0, at.high - extent + 1)))
+        inside = (at >= 0, expr.less(at, expr.const(extent)))
+        needed |= {c for c in inside if not expr.is_true(c)}
+    return tuple(widths) if set(expr.conjuncts(valid)) == needed else None
 
 
 # --- rules ----------------------------------------------------------------------------------------
