@@ -116,7 +116,7 @@ class Node:
 
 
 _interned: dict[tuple[Any, ...], KeyedRef[Node]] = {}
-_attributed: Location | None = None
+_attributed: Location | Place | None = None
 
 
 def _forget(entry: KeyedRef[Node]) -> None:
@@ -153,14 +153,14 @@ def _make(key: tuple[Any, ...], arg: Any, device: str | None, where: Location | 
     return node
 
 
-def attribute_to(location: Location | None) -> None:
-    """Give the nodes made from now on this location; None: the user's line again.
+def attribute_to(where: Location | Place | None) -> None:
+    """Give the nodes made from now on this place; None: the user's line again.
 
     For passes that make nodes on behalf of others: what a gradient computes belongs to the line of
     the operation that is differentiated, not to the line that asked for gradients.
     """
     global _attributed
-    _attributed = location
+    _attributed = where
 
 
 def _common_device(op: Op, src: tuple[Node, ...]) -> str | None:
@@ -510,6 +510,27 @@ _REBUILD: dict[Op, Callable[..., Node]] = {
 }
 
 
+def rewrite(roots: Sequence[Node], new: Callable[[Node, dict[Node, Node]], Node]) -> list[Node]:
+    """The roots with every node replaced by `new(node, done)`, operands first; `done` has what
+    takes the place of the nodes before. What is made has the location of the node it is made for.
+    """
+    done: dict[Node, Node] = {}
+    before = _attributed
+    try:
+        for node in toposort(roots):
+            attribute_to(node.where)
+            done[node] = new(node, done)
+    finally:
+        attribute_to(before)
+    return [done[root] for root in roots]
+
+
+def on_operands(node: Node, done: dict[Node, Node]) -> Node:
+    """The same operation on what takes the place of its operands."""
+    src = tuple([done[s] for s in node.src])
+    return node if src == node.src else rebuild(node, src)
+
+
 def restore(op: Op, arg: Any, src: tuple[Node, ...], shape: Shape, dtype: DType) -> Node:
     """The node of these fields, which are those of a node that once was made."""
     if op is Op.CONST:
@@ -524,8 +545,7 @@ def substitute(roots: Iterable[Node], mapping: dict[Node, Node]) -> list[Node]:
     done = dict(mapping)
     for node in toposort(roots):
         if node not in done:
-            src = tuple(done[s] for s in node.src)
-            done[node] = node if src == node.src else rebuild(node, src)
+            done[node] = on_operands(node, done)
     return [done[root] for root in roots]
 
 

@@ -50,7 +50,7 @@ def gradient(
         for node, wanted in reversed(flows.items()):
             cotangents = found.parts(node) if any(wanted) else []
             if cotangents:  # the line of a node is looked up when it is asked for
-                graph.attribute_to(node.location)
+                graph.attribute_to(node.where)
             for cotangent in cotangents:
                 for s, part in zip(node.src, pull_back(node, cotangent, wanted), strict=True):
                     if part is not None:

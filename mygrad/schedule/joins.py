@@ -85,13 +85,7 @@ class _Joiner:
         self.look()
         if not self.joined and not self.sums:
             return list(self.roots)
-        done: dict[Node, Node] = {}
-        for node in self.order:
-            result = self.new(node, done)
-            if result is not node and result.op is not Op.BUFFER:
-                result.location = node.location
-            done[node] = result
-        return [done[root] for root in self.roots]
+        return graph.rewrite(self.roots, self.new)
 
     def look(self) -> None:
         """Find what is joined, then the sums that can use it. Consumers first: of sums of sums the
@@ -112,8 +106,7 @@ class _Joiner:
             return self.sum(node, done)
         if node.op is Op.PERMUTE and node.src[0] in self.sums:
             return self.sum(node.src[0], done, node.arg)
-        src = tuple(done[s] for s in node.src)
-        return node if src == node.src else graph.rebuild(node, src)
+        return graph.on_operands(node, done)
 
     def leaves(self, node: Node) -> tuple[list[Node], set[Node]]:
         """The operands of a sum of many, in order, and the additions below it that nothing else
@@ -279,7 +272,6 @@ class _Joiner:
             axes = (0, *(a + 1 for a in terms[0].node.arg[1]))
             product = graph.alu(Op.MUL, left, right)
             parts.append(graph.reduce(Op.ADD, product, axes))
-            product.location = parts[-1].location = node.location
         if order:
             moved = [graph.move(Op.PERMUTE, part, tuple(order)) for part in parts]
             parts = [move_operand(x) if x.op is Op.PERMUTE else x for x in moved]

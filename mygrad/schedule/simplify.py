@@ -28,21 +28,17 @@ Rule = Callable[[Node], "Node | None"]
 def simplify(roots: Sequence[Node]) -> list[Node]:
     """The roots with every rule applied everywhere; new nodes keep the user's line of the old
     ones."""
-    done: dict[Node, Node] = {}
     order = graph.toposort(roots)
-    readers = Counter(s for node in order for s in node.src)
+    readers = Counter([s for node in order for s in node.src])
     readers.update(roots)
     spread = _spread(order)
-    for node in order:
-        src = tuple(done[s] for s in node.src)
-        result = _settled(node if src == node.src else graph.rebuild(node, src))
+
+    def simpler(node: Node, done: dict[Node, Node]) -> Node:
+        result = _settled(graph.on_operands(node, done))
         inward = node.op is result.op in _INWARD and node not in spread
-        if inward and _is_read_once(node.src[0], readers):
-            result = move_operand(result)
-        if result is not node and result.op is not Op.BUFFER and result not in done:
-            result.location = node.location
-        done[node] = result
-    return [done[root] for root in roots]
+        return move_operand(result) if inward and _is_read_once(node.src[0], readers) else result
+
+    return graph.rewrite(roots, simpler)
 
 
 def _settled(node: Node) -> Node:

@@ -38,21 +38,19 @@ REUSE = 8  # reads of an operand from which keeping it in cache pays
 
 def split_sums(roots: Sequence[Node]) -> list[Node]:
     """The roots with every such sum split; new nodes keep the user's line."""
-    done: dict[Node, Node] = {}
-    for node in graph.toposort(roots):
-        src = tuple(done[s] for s in node.src)
-        result = node if src == node.src else graph.rebuild(node, src)
-        axis, parts = _parts(result) if _is_long(result) else (0, 1)
-        if parts > 1 and result.size > FEW_RESULTS and _is_one(result.src[0], result.arg[1]):
-            result = graph.contiguous(result, WHOLE)
-        elif parts > 1:
-            result = _split(result, axis, parts)
-        elif result.op is Op.SCAN and (blocks := _blocks(result)) > 1:
-            result = _split_scan(result, blocks)
-        if result is not node and result.op is not Op.BUFFER:
-            result.location = node.location
-        done[node] = result
-    return [done[r] for r in roots]
+    return graph.rewrite(roots, _parted)
+
+
+def _parted(node: Node, done: dict[Node, Node]) -> Node:
+    result = graph.on_operands(node, done)
+    axis, parts = _parts(result) if _is_long(result) else (0, 1)
+    if parts > 1 and result.size > FEW_RESULTS and _is_one(result.src[0], result.arg[1]):
+        return graph.contiguous(result, WHOLE)
+    if parts > 1:
+        return _split(result, axis, parts)
+    if result.op is Op.SCAN and (blocks := _blocks(result)) > 1:
+        return _split_scan(result, blocks)
+    return result
 
 
 def _is_long(node: Node) -> bool:
@@ -150,11 +148,9 @@ def _split(node: Node, first: int, parts: int) -> Node:
     shape = (*x.shape[:first], parts, x.shape[first] // parts, *x.shape[first + 1 :])
     blocks = graph.move(Op.RESHAPE, x, shape)
     partial = graph.reduce(op, blocks, tuple(a + (a >= first) for a in axes))
-    partial.location = node.location
     kept = graph.contiguous(
         partial, f"{parts} partial sums: one sum would be too long or too narrow"
     )
-    kept.location = node.location
     return graph.reduce(op, kept, (first - sum(a < first for a in axes),))
 
 
