@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mygrad.graph import Node
+from mygrad.helpers import without_collections
 from mygrad.ops import ALU, MOVEMENT, SOURCE, Op
 from mygrad.schedule import cost
 from mygrad.schedule.facts import weight_of
@@ -21,6 +22,7 @@ from mygrad.schedule.homes import Group, Homes, evaluations_of
 LOOKS = 4  # at most: what one takes away can make another value worth storing
 
 
+@without_collections()
 def choose_homes(roots: Sequence[Node]) -> Homes:
     """The homes of all nodes, after looking again."""
     homes = Homes(roots)
