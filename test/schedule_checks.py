@@ -49,6 +49,8 @@ LIMITS = (
     (analysis, "SMALL", 1),
     (analysis, "PANEL", 4),
     (analysis, "STREAMED", 1),
+    (analysis, "KEPT", 1),
+    (analysis, "LINE", 16),
     (analysis, "BLOCK", 32),
     (prepare, "BLOCK", 8),
     (staging, "USES", 2),

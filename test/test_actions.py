@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mygrad import codegen
@@ -156,10 +158,23 @@ def test_far_rows_are_summed_together(rows: int, columns: int, together: int) ->
     assert copies == [together] * (together > 1)
 
 
-def test_large_outputs_are_streams() -> None:
-    target = Target("llvm", "test", vector_bytes=64, vector_registers=32, l2_bytes=1 << 10)
-    made = {m: codegen.schedule(matmul(m, 32, 8), target).streams for m in (16, 32)}
-    assert made == {16: (), 32: (0,)}
+def copied(n: int) -> Kernel:
+    """b1[i] = b0[i]"""
+    i = axis(0, n)
+    store = Store(1, i, load(0, F, i))
+    return Kernel("copy", (i,), (store,), (BufferInfo(F, n), BufferInfo(F, n, True)))
+
+
+def test_large_outputs_are_streams_if_they_are_written_line_by_line() -> None:
+    small = Target("llvm", "test", vector_bytes=32, vector_registers=16, l2_bytes=1 << 10)
+    large = replace(small, l2_bytes=1 << 24)
+    for target, n, streams in ((small, 1 << 20, ()), (small, 1 << 22, (1,)), (large, 1 << 22, ())):
+        assert codegen.schedule(copied(n), target).streams == streams
+    i, j = axis(0, 4096), axis(1, 4096)  # lanes are half a line, the next one is far away
+    store = Store(1, i * 4096 + j, load(0, F, j * 4096 + i))
+    buffers = (BufferInfo(F, 1 << 24), BufferInfo(F, 1 << 24, True))
+    assert codegen.schedule(Kernel("turn", (i, j), (store,), buffers), small).streams == ()
+    assert codegen.schedule(matmul(4096, 1024, 8), small).streams == ()  # many rows at once
 
 
 def test_a_scan_may_have_lanes() -> None:

@@ -34,8 +34,8 @@ from mygrad import dtype as dt
 USUAL = {"Split", "Vectorize", "Parallel", "Reorder"}
 SUM = {*USUAL, "Unroll", "lanes of a sum"}
 MECHANISMS = {
-    "product": {*SUM, "copy outside", "copy inside", "Defer", "blocked sum", "Tensorize", "Stream"},
-    "convolution": {*SUM, "copy outside", "copy inside", "Defer", "blocked sum", "Stream"},
+    "product": {*SUM, "copy outside", "copy inside", "Defer", "blocked sum", "Tensorize"},
+    "convolution": {*SUM, "copy outside", "copy inside", "Defer", "blocked sum"},
     "rows": {*SUM, "Keep"},
     "sums": {*SUM, "blocked sum"},
     "scans": {*USUAL, "Stream"},

@@ -37,8 +37,8 @@ from mygrad.codegen.actions import (
 from mygrad.codegen.blocking import blocks_of
 from mygrad.codegen.keeping import keeps, repeats
 from mygrad.codegen.prepare import BLOCK
-from mygrad.codegen.staging import across, copying, stages_of
-from mygrad.codegen.tiling import Access, Nest, Tile, nests_of, tile_of
+from mygrad.codegen.staging import across, copying, scattered, stages_of
+from mygrad.codegen.tiling import LINE, Access, Nest, Tile, nests_of, tile_of
 from mygrad.codegen.traffic import cheapest_order
 from mygrad.expr import Expr, free_axes, toposort
 from mygrad.helpers import busy, ceildiv, prod
@@ -52,6 +52,7 @@ FEW = 4  # copies up to which they are
 PANEL = 512  # steps of a reduction, at most, that are done for all outputs before the next ones
 NEAR = 5  # times the rows of a tile that the first cache holds
 STREAMED = 4  # second caches that an output must be larger than to be written past them
+KEPT = 8 << 20  # bytes that some cache keeps on any machine
 FIRST = 4  # times its work that a reduction counts for: what ends in it takes over its tile
 REPEATED = 0.1  # share of the work that every thread may repeat
 
@@ -131,14 +132,25 @@ class Plan:
         return taken
 
     def streams(self) -> list[Stream]:
-        """Outputs that no cache would keep until they are read."""
+        """Outputs that no cache would keep until they are read, and that are written line by
+        line."""
         read = {x.slot for n in self.nests for x in n.accesses if not x.stores}
         plain = {s.slot for s in self.kernel.stores} - {
             s.slot for s in self.kernel.stores if s.mode != "set" or s.slot in read
         }
-        sizes = {slot: self.kernel.buffers[slot] for slot in sorted(plain)}
-        limit = STREAMED * self.target.l2_bytes
+        stores = [x for n in self.nests for x in n.accesses if x.stores]
+        whole = {x.slot for x in stores} - {x.slot for x in stores if not self.in_lines(x)}
+        sizes = {slot: self.kernel.buffers[slot] for slot in sorted(plain & whole)}
+        limit = max(STREAMED * self.target.l2_bytes, KEPT)
         return [Stream(n) for n, b in sizes.items() if b.size * b.dtype.itemsize >= limit]
+
+    def in_lines(self, store: Access) -> bool:
+        """Whether a tile writes whole lines, one after the other: parts of lines, and lines of
+        several rows in turn, do not go past the caches at once."""
+        along = [a for a, step in store.strides.items() if step == 1]
+        apart = [a for a, step in store.strides.items() if step not in (0, 1)]
+        run = prod(self.tile.size(a) for a in along) * store.itemsize
+        return run >= LINE and all(self.tile.size(a) == 1 for a in apart)
 
     def deferred(self, scheduled: Schedule) -> list[Action]:
         """Stores with long expressions wait until the end of the register tile. A few vectors next
@@ -216,7 +228,7 @@ class Plan:
         def copied(taken: Sequence[LoopAxis]) -> float:
             own = dict(zip(around, taken, strict=True))
             inner = [own.get(n, p) for n, p in enumerate(loops) if p.root in nest.axes]
-            return copying(nest, self.tile, inner, self.target)
+            return copying(nest, self.tile, inner, self.target) + scattered(nest, self.tile, taken)
 
         best = cheapest_order(nest, [loops[n] for n in around], body, self.target, copied)
         names = dict(zip(around, (p.name for p in best), strict=True))

@@ -10,6 +10,7 @@ tiles read it, and no conditions.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
 from mygrad.codegen.tiling import LINE, PAGE, Access, Nest, Tile, room_of, slides
@@ -17,6 +18,7 @@ from mygrad.helpers import ceildiv, prod
 from mygrad.program import Target
 
 COPIED = 8.0  # bytes of a copy in a cycle
+LATE = 16.0  # cycles for a line that nothing fetched ahead
 ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places of the first cache
 NEARLY = 1.1  # of the least that is copied: rather a copy further in, which takes up less cache
 ROWS = 8  # second caches that a copy of rows may take up
@@ -51,6 +53,19 @@ def copying(nest: Nest, tile: Tile, loops: list[LoopAxis], target: Target) -> fl
         )
         cycles += copied / COPIED if stages else gathered
     return cycles
+
+
+def scattered(nest: Nest, tile: Tile, loops: Sequence[LoopAxis]) -> float:
+    """Cycles to wait for the results of tiles of which the next one, in this order of the loops,
+    does not go on where the last one ended: nothing fetches their lines ahead."""
+    lines = 0.0
+    for x in nest.results:
+        if x.strides.get(loops[-1].root, 0) not in (0, 1):
+            own = [a for a in nest.axes if x.strides.get(a, 0) != 0]
+            whole = prod(tile.size(a) for a in own if x.strides[a] != 1)
+            run = prod(tile.size(a) for a in own if x.strides[a] == 1) * x.itemsize
+            lines += whole * max(run / LINE, 1.0)
+    return lines * LATE * prod(p.extent for p in loops)
 
 
 def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
