@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -587,6 +588,47 @@ def test_every_other_element(columns: int) -> None:
         "halves", (i, j), (Store(0, i * columns + j, value),), buffers(3 * columns, 6 * columns)
     )
     run_native(kernel, (Split("i1", 16), Vectorize("i1i")))
+
+
+def computed_product(prologue: Callable[[Expr, Expr], Expr], m: int = 7, k: int = 9) -> Kernel:
+    """c[i, j] = sum over r of prologue(b[r, j], d[r]) * a[i, r], 32 columns."""
+    i, j, r = axis(0, m), axis(1, 32), axis(2, k)
+    value = alu(Op.MUL, load(1, F, i * k + r), prologue(load(2, F, r * 32 + j), load(3, F, r)))
+    store = Store(0, i * 32 + j, reduce(Op.ADD, value, (r,)))
+    sizes = (m * 32, m * k, k * 32, k)
+    buffers = tuple(BufferInfo(F, n, slot == 0) for slot, n in enumerate(sizes))
+    return Kernel("computed", (i, j), (store,), buffers)
+
+
+@pytest.mark.parametrize(
+    "prologue",
+    [
+        lambda x, y: alu(Op.EXP, x),
+        lambda x, y: alu(Op.MUL, x, alu(Op.EXP, alu(Op.NEG, x))),  # two uses meet again
+        lambda x, y: alu(Op.DIV, alu(Op.EXP, x), alu(Op.ADD, y, y)),  # reads another operand
+    ],
+)
+@pytest.mark.parametrize("layout", [("i2", "i1io", "i1ii"), ("i1io", "i2", "i1ii")])
+def test_what_is_computed_from_a_staged_operand_is_computed_in_the_copy(
+    prologue: Callable[[Expr, Expr], Expr], layout: tuple[str, ...]
+) -> None:
+    kernel = computed_product(prologue)
+    tiles = (Split("i1", 16), Split("i1i", 8), Vectorize("i1ii"), Unroll("i1io"))
+    order = Reorder(("i1o", "i0", "i1io", "i1ii", "i2"))
+    function = check(kernel, apply(start(kernel), (*tiles, order, Stage(2, "i1o", layout))))
+    text = stmt.text(function)
+    assert text.count("exp(") == 1
+    assert "exp(" in text[: text.index("for i0")]
+
+
+def test_a_sum_within_what_is_staged_stays_outside_of_the_copy() -> None:
+    i, j, r, q = axis(0, 5), axis(1, 16), axis(2, 9), axis(3, 9)
+    total = reduce(Op.ADD, load(2, F, i * 9 + q), (q,))
+    value = alu(Op.MUL, alu(Op.DIV, load(2, F, i * 9 + r), total), load(1, F, r * 16 + j))
+    store = Store(0, i * 16 + j, reduce(Op.ADD, value, (r,)))
+    buffers = tuple(BufferInfo(F, n, slot == 0) for slot, n in enumerate((80, 144, 45)))
+    kernel = Kernel("norm", (i, j), (store,), buffers)
+    check(kernel, apply(start(kernel), (Vectorize("i1"), Stage(1, "", ("i2", "i1")))))
 
 
 def test_a_staged_window_holds_its_border() -> None:

@@ -27,7 +27,7 @@ from mygrad.codegen.prepare import (
     defer_stores,
     in_blocks,
     prepare,
-    staged_loads,
+    staged_values,
 )
 from mygrad.codegen.scope import Pending, Scope
 from mygrad.codegen.stmt import Combine, If, Let, Put, Running, Stmt, Update
@@ -71,7 +71,7 @@ class Placer:
         self.unnamed: set[Expr] = set()  # values that exist in one branch only
         roots = [e for store in self.stores for e in roots_of(store)]
         roots += [h.value for h in self.handovers]
-        self.staged: dict[Expr, Staged] = staged_loads(schedule, roots)
+        self.staged: dict[Expr, Staged] = staged_values(schedule, roots)
         self._count_uses(toposort(roots))
         for k in kept:  # it is put into scratch memory, too
             self.uses[k.value] = self.uses.get(k.value, 0) + 1
@@ -79,7 +79,7 @@ class Placer:
     def _count_uses(self, nodes: list[Expr]) -> None:
         self.uses: dict[Expr, int] = {}
         self.pure: set[Expr] = set()  # made of loop indices alone
-        affine = [store.index for store in self.stores] + [e.src[0] for e in self.staged]
+        affine = [store.index for store in self.stores]
         for e in nodes:
             for s in set(e.src):
                 self.uses[s] = self.uses.get(s, 0) + 1
@@ -186,7 +186,7 @@ class Placer:
         if any(s.loop and s.loop.is_tile for s in at.path):
             raise ScheduleError(f"stage of b{staged.load.arg}: a copy cannot run inside of a tile")
         missing = {p.axis for p in staged.layout} ^ {
-            a for a in free_axes(staged.load) if a not in at.positions
+            a for a in free_axes(staged.value) if a not in at.positions
         }
         if missing:
             raise ScheduleError(
@@ -195,15 +195,17 @@ class Placer:
             )
         nests: dict[LoopAxis, Scope] = {}
         at.copies.append((staged.scratch, nests))
-        loops, index, sources = in_blocks(
+        loops, index, value = in_blocks(
             self.schedule, staged, self.copy_order(staged), self.next_id
         )
         self.next_id += 2
         self.tile_axes |= {p.axis for p in loops if p.is_tile}
-        self.affine |= {e for e in toposort([index, sources[0]]) if e.op in (Op.ADD, Op.MUL)}
+        read = [e.src[0] for e in toposort([value]) if e.op is Op.LOAD]
+        self.affine |= {e for e in toposort([index, *read]) if e.op in (Op.ADD, Op.MUL)}
         scope = at.inside(loops, nests)
-        src = tuple(self.place(e, scope) for e in sources)
-        scope.leaves.append(Put(staged.scratch.name, index, rebuild(staged.load, src)))
+        # the operands, because the value itself is what is read from the copy
+        src = tuple(self.place(e, scope) for e in value.src)
+        scope.leaves.append(Put(staged.scratch.name, index, rebuild(value, src)))
 
     def copy_order(self, staged: Staged) -> list[LoopAxis]:
         """The loops of a copy: each thread copies what it reads; along lines of memory, which a
@@ -219,7 +221,7 @@ class Placer:
         return [next(q for q in parts[p.root] if q.root is p.root) for p in ordered]
 
     def is_copied(self, e: Expr, scope: Scope) -> bool:
-        """Whether a load is staged on the way to this scope."""
+        """Whether a value is staged on the way to this scope."""
         staged = self.staged.get(e)
         return staged is not None and any(staged.at is s.loop for s in scope.path)
 

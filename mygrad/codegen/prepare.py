@@ -40,7 +40,7 @@ from mygrad.expr import (
 from mygrad.helpers import ceildiv, prod, strides_of
 from mygrad.kernel import BufferInfo, Store, roots_of, store_axes
 from mygrad.numeric import identity
-from mygrad.ops import Op
+from mygrad.ops import ALU, Op
 
 BLOCK = 4096  # terms of a sum that one accumulator adds up, where the loops allow it
 
@@ -270,79 +270,115 @@ def _kept(schedule: Schedule, repeat: Repeat, name: str, mapping: dict[Expr, Exp
 
 @dataclass(frozen=True)
 class Staged:
-    """A load that is copied into scratch memory: where, which cell holds it, and what is copied."""
+    """A value that is put into scratch memory: where, and which cell holds it. It is the load of a
+    staged buffer with all that is computed from it for the same loops."""
 
     at: LoopAxis | None  # None: outside of all loops
     layout: tuple[LoopAxis, ...]
     scratch: Scratch
     index: Expr
     load: Expr
+    value: Expr
     transposed: bool
 
     @property
     def read(self) -> Expr:
-        """The cell instead of the load."""
-        return load(self.scratch.name, self.load.dtype, self.index)
+        """The cell instead of the value."""
+        return load(self.scratch.name, self.value.dtype, self.index)
 
 
-def staged_loads(schedule: Schedule, roots: Iterable[Expr]) -> dict[Expr, Staged]:
-    """The loads of staged buffers in these expressions."""
+def staged_values(schedule: Schedule, roots: Iterable[Expr]) -> dict[Expr, Staged]:
+    """What is staged in these expressions, by the value that the copy takes the place of."""
     staged: dict[Expr, Staged] = {}
     if not schedule.stages:
         return staged
-    for e in toposort(list(roots)):
+    order = toposort(list(roots))
+    for e in order:
         stage = next((t for t in schedule.stages if e.op is Op.LOAD and t.slot == e.arg), None)
         if stage is None:
             continue
         layout = tuple(schedule.loop(name) for name in stage.layout)
-        scratch = Scratch(f"s{len(staged)}", e.dtype, prod(p.extent for p in layout))
         at = schedule.loop(stage.at) if stage.at else None
-        staged[e] = Staged(at, layout, scratch, row_major(layout), e, stage.transposed)
+        value = _prologue(schedule, e, at, order)
+        scratch = Scratch(f"s{len(staged)}", value.dtype, prod(p.extent for p in layout))
+        staged[value] = Staged(at, layout, scratch, row_major(layout), e, value, stage.transposed)
     return staged
+
+
+def _prologue(schedule: Schedule, e: Expr, at: LoopAxis | None, order: list[Expr]) -> Expr:
+    """The last value through which all uses of a staged load go, of the values that depend on no
+    further loop inside of the copy's place. It is computed once, as it is copied.
+
+    sum over k of exp(A[i, k]) * B[k, j], A staged  ->  S = exp(A) in the copy; S[i, k] * B[k, j]
+    """
+    outside = schedule.loops[: schedule.loops.index(at) + 1] if at else ()
+    axes = free_axes(e) | {p.axis for p in outside}
+    others = {t.slot for t in schedule.stages} - {e.arg}
+    uses: dict[Expr, int] = {}
+    for n in order:
+        for src in set(n.src):
+            uses[src] = uses.get(src, 0) + 1
+    best, waiting = e, {e: uses.get(e, 0)}
+    for n in order[order.index(e) + 1 :]:
+        met = [src for src in set(n.src) if src in waiting]
+        if not met:
+            continue
+        if n.op not in ALU or not free_axes(n) <= axes:
+            break
+        for src in met:
+            waiting[src] -= 1
+            if not waiting[src]:
+                del waiting[src]
+        waiting[n] = uses.get(n, 0)
+        if len(waiting) == 1 and not _is_busy(n, others):
+            best = n
+    return best
+
+
+def _is_busy(e: Expr, slots: set[int]) -> bool:
+    """Whether a value has loops of its own, or reads one of these buffers."""
+    nodes = toposort([e])
+    return any(n.op in (Op.REDUCE, Op.SCAN) or (n.op is Op.LOAD and n.arg in slots) for n in nodes)
 
 
 def in_lanes(
     staged: Staged, loops: list[LoopAxis], next_id: int
-) -> tuple[list[LoopAxis], Expr, tuple[Expr, ...]]:
-    """The loops, index and sources of a copy without lanes. Copies that are next to each other in
+) -> tuple[list[LoopAxis], Expr, Expr]:
+    """The loops, index and value of a copy without lanes. Copies that are next to each other in
     memory and in scratch become lanes; their axis has the number `next_id`.
 
     for mo: for k: unroll mi: S[mo, k, mi] = A[k, m]  ->  for mo: for k: vector mi: ..."""
-    index, sources = staged.index, staged.load.src
-    (read, _), (written, _) = linear(sources[0]), linear(index)
+    index, value = staged.index, staged.value
+    (read, _), (written, _) = linear(staged.load.src[0]), linear(index)
     near = [p for p in loops if p.kind == "unroll" and read.get(p.axis) == written.get(p.axis) == 1]
     whole = [p for p in near if p.stride == 1 and p.extent in (4, 8, 16)]
     if not whole or any(p.kind == "vector" for p in loops):
-        return loops, index, sources
+        return loops, index, value
     lanes = replace(whole[0], axis=axis(next_id, whole[0].extent), kind="vector")
     renamed = {whole[0].axis: lanes.axis}
     others = [p for p in loops if p is not whole[0]]
-    return (
-        [*others, lanes],
-        substitute(index, renamed),
-        tuple(substitute(e, renamed) for e in sources),
-    )
+    return [*others, lanes], substitute(index, renamed), substitute(value, renamed)
 
 
 def in_blocks(
     schedule: Schedule, staged: Staged, loops: list[LoopAxis], next_id: int
-) -> tuple[list[LoopAxis], Expr, tuple[Expr, ...]]:
-    """The loops, index and sources of a copy. Where its lanes are far apart and another axis is
+) -> tuple[list[LoopAxis], Expr, Expr]:
+    """The loops, index and value of a copy. Where its lanes are far apart and another axis is
     contiguous, it goes by square blocks, which a renderer transposes in registers; their two axes
     are numbered from `next_id`.
 
     for k: for jo: vector ji: S[k, jo, ji] = B[j, k]
     ->  for ko: for jo: unroll ki: vector ji: S[k, jo, ji] = B[j, k]
     """
-    index, sources = staged.index, staged.load.src
-    (read, start), (written, offset) = linear(sources[0]), linear(index)
+    index, value, source = staged.index, staged.value, staged.load.src[0]
+    (read, start), (written, offset) = linear(source), linear(index)
     lanes = next((p for p in loops if p.kind == "vector"), None)
     far = lanes is not None and abs(read.get(lanes.axis, 0)) >= lanes.extent
     root = next((p.root for p in loops if read.get(p.axis) == p.stride and p is not lanes), None)
     if lanes is None:
         return in_lanes(staged, loops, next_id)
-    if root is None or not staged.transposed or not far or len(sources) > 1:
-        return loops, index, sources
+    if root is None or not staged.transposed or not far or len(staged.load.src) > 1:
+        return loops, index, value
     parts = schedule.parts(root)
     own, step = frozenset(p.axis for p in parts), written.get(parts[-1].axis, 0)
     if (
@@ -350,8 +386,9 @@ def in_blocks(
         or any(read.get(p.axis) != p.stride for p in parts)
         or any(written.get(p.axis) != step * p.stride for p in parts)
         or any(free_axes(t) & own for t in (*read, *written) if t.op is not Op.AXIS)
+        or (value is not staged.load and len(parts) > 1)
     ):
-        return loops, index, sources
+        return loops, index, value
     size = lanes.extent
     outer = LoopAxis("", axis(next_id, ceildiv(root.arg[1], size)), root, size)
     inner = LoopAxis("", axis(next_id + 1, size), root, 1, "unroll")
@@ -362,7 +399,11 @@ def in_blocks(
     # everything else runs in order: one block is as much as there are registers for
     others = [replace(p, kind="seq") for p in loops if p not in parts and p is not lanes]
     others.insert(loops.index(parts[0]), outer)
-    return [*others, inner, lanes], from_linear(written, offset), (from_linear(read, start),)
+    if value is staged.load:
+        value = load(value.arg, value.dtype, from_linear(read, start))
+    else:
+        value = substitute(value, {parts[0].axis: outer.axis * size + inner.axis})
+    return [*others, inner, lanes], from_linear(written, offset), value
 
 
 # --- deferred stores ------------------------------------------------------------------------------
