@@ -135,18 +135,19 @@ def alu(op: Op, *src: Expr, dtype: DType | None = None) -> Expr:
 def toposort(roots: Iterable[Expr]) -> list[Expr]:
     """Every expression reachable from the roots, operands first; without recursion."""
     done: dict[Expr, None] = {}
-    work = list(roots)[::-1]
-    while work:
-        e = work[-1]
-        if e in done:
-            work.pop()
+    for root in roots:
+        if root in done:
             continue
-        for s in e.src:
-            if s not in done:
-                work += [s for s in reversed(e.src) if s not in done]
-                break
-        else:
-            done[work.pop()] = None
+        path = [(root, iter(root.src))]  # down to here, each with the operands still to look at
+        while path:
+            e, operands = path[-1]
+            for s in operands:
+                if s not in done:
+                    path.append((s, iter(s.src)))
+                    break
+            else:
+                path.pop()
+                done[e] = None
     return list(done)
 
 

@@ -468,18 +468,19 @@ def detach(x: Node, label: object = None) -> Node:
 def toposort(roots: Iterable[Node]) -> list[Node]:
     """Every node reachable from the roots, operands first; without recursion."""
     done: dict[Node, None] = {}
-    work = list(roots)[::-1]
-    while work:
-        node = work[-1]
-        if node in done:
-            work.pop()
+    for root in roots:
+        if root in done:
             continue
-        for s in node.src:
-            if s not in done:
-                work += [s for s in reversed(node.src) if s not in done]
-                break
-        else:
-            done[work.pop()] = None
+        path = [(root, iter(root.src))]  # down to here, each with the operands still to look at
+        while path:
+            node, operands = path[-1]
+            for s in operands:
+                if s not in done:
+                    path.append((s, iter(s.src)))
+                    break
+            else:
+                path.pop()
+                done[node] = None
     return list(done)
 
 
