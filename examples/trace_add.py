@@ -140,7 +140,7 @@ def to_kernel(homes: Homes) -> tuple[Kernel, tuple[Node, ...]]:
     show(kernel.text(made))
     show(f"why: {made.reason}; {made.bytes} bytes, {made.flops} flops; {made.location}")
     check("the kernel is well formed", kernel.verify(made) is None)  # else an InternalError
-    loaded = [e.arg for e in kernel.all_nodes(made) if e.op is Op.LOAD]
+    loaded = [e.arg for e in made.nodes if e.op is Op.LOAD]
     held = [n for n in homes.order if n.op is Op.BUFFER]
     check(f"it loads {len(held)} arrays, each once", len(loaded) == len(set(loaded)) == len(held))
     return made, built.arguments

@@ -123,7 +123,7 @@ def _binaries(
 
 
 def _compile(kernel: Kernel, runtime: Runtime) -> tuple[Program, bytes]:
-    program = codegen.compile(kernel, runtime.target, _tuned(kernel, runtime.target))
+    program = codegen.compile(kernel, runtime.target, _tuned(kernel, runtime.target), printed=False)
     return program, runtime.compile(program)
 
 
@@ -200,7 +200,7 @@ def _queue(wanted: Sequence[Kernel]) -> int:
     """A pipe with the numbers of the kernels, from which each process takes the next. Large ones
     come first, so that nobody is left with one at the end."""
     reader, writer = os.pipe()
-    size = [len(kernels.all_nodes(k)) for k in wanted]
+    size = [len(k.nodes) for k in wanted]
     order = sorted(range(len(wanted)), key=lambda i: -size[i])
     os.write(writer, b"".join(map(_NUMBER.pack, order)))
     os.close(writer)

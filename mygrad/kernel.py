@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from mygrad.dtype import DType, index
 from mygrad.errors import InternalError
@@ -75,6 +75,11 @@ class Kernel:
     flops: int = field(default=0, compare=False)
     bytes: int = field(default=0, compare=False)
 
+    @cached_property
+    def nodes(self) -> tuple[Expr, ...]:
+        """Every expression of the kernel, operands first; every pass looks at them."""
+        return tuple(toposort(e for store in self.stores for e in roots_of(store)))
+
 
 # --- questions ------------------------------------------------------------------------------------
 
@@ -89,15 +94,10 @@ def store_axes(store: Store) -> frozenset[Expr]:
     return frozenset().union(*(free_axes(e) for e in roots_of(store)))
 
 
-def all_nodes(kernel: Kernel) -> list[Expr]:
-    """Every expression of the kernel, operands first."""
-    return toposort([e for store in kernel.stores for e in roots_of(store)])
-
-
 def bound_axes(kernel: Kernel, scans: bool = False) -> list[Expr]:
     """The axes that reductions (and scans) bind, in order of their first use."""
     found: dict[Expr, None] = {}
-    for e in all_nodes(kernel):
+    for e in kernel.nodes:
         if e.op is Op.REDUCE:
             found.update(dict.fromkeys(e.arg[1]))
         elif scans and e.op is Op.SCAN:
@@ -108,7 +108,7 @@ def bound_axes(kernel: Kernel, scans: bool = False) -> list[Expr]:
 @lru_cache(maxsize=64)
 def scan_axes(kernel: Kernel) -> frozenset[Expr]:
     """The axes along which the kernel scans."""
-    return frozenset(e.arg[1] for e in all_nodes(kernel) if e.op is Op.SCAN)
+    return frozenset(e.arg[1] for e in kernel.nodes if e.op is Op.SCAN)
 
 
 @lru_cache(maxsize=64)
@@ -121,7 +121,7 @@ def ordered_axes(kernel: Kernel) -> frozenset[Expr]:
 def axis_sets(kernel: Kernel) -> tuple[frozenset[Expr], ...]:
     """For every computation (store or reduction) the axes that are in scope inside of it."""
     sets = [store_axes(store) for store in kernel.stores]
-    reductions = [e for e in all_nodes(kernel) if e.op is Op.REDUCE]
+    reductions = [e for e in kernel.nodes if e.op is Op.REDUCE]
     return (*sets, *(free_axes(e.src[0]) | frozenset(e.arg[1]) for e in reductions))
 
 
@@ -153,7 +153,7 @@ def text(kernel: Kernel) -> str:
 
 
 def _texts(kernel: Kernel) -> tuple[list[str], dict[Expr, str]]:
-    nodes = all_nodes(kernel)
+    nodes = kernel.nodes
     uses: dict[Expr, int] = {}
     for e in nodes:
         for s in e.src:
@@ -193,7 +193,7 @@ def verify(kernel: Kernel) -> None:
 
 
 def _problems(kernel: Kernel) -> Iterator[str]:
-    nodes = all_nodes(kernel)
+    nodes = kernel.nodes
     ids = [a.arg[0] for a in kernel.axes]
     if len(set(ids)) != len(ids):
         yield "two axes have one id"

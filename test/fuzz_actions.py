@@ -63,7 +63,7 @@ from mygrad.codegen.actions import (
 from mygrad.codegen.neighbours import neighbours
 from mygrad.expr import free_axes
 from mygrad.helpers import prod
-from mygrad.kernel import Kernel, all_nodes, verify
+from mygrad.kernel import Kernel, verify
 from mygrad.ops import Op
 
 POINTS = 700  # of a kernel: more take the interpreter too long
@@ -83,7 +83,7 @@ def some(rng: Random, names: list[str], low: int = 0) -> tuple[str, ...]:
 
 def stage(rng: Random, s: Schedule) -> Stage:
     """A copy of any operand, laid out over the loops inside of its place that it depends on."""
-    loads = [e for e in all_nodes(s.kernel) if e.op is Op.LOAD]
+    loads = [e for e in s.kernel.nodes if e.op is Op.LOAD]
     if not loads:
         return Stage(0, "", ())
     e, n = rng.choice(loads), rng.randint(-1, len(s.loops) - 1)

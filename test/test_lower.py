@@ -31,7 +31,7 @@ from mygrad.codegen.actions import (
     start,
 )
 from mygrad.expr import Expr, alu, axis, both, const, free_axes, less, load, reduce, scan, where
-from mygrad.kernel import BufferInfo, Kernel, Store, all_nodes, verify
+from mygrad.kernel import BufferInfo, Kernel, Store, verify
 from mygrad.ops import Op
 from mygrad.program import Launch, Target
 from mygrad.runtime import device, reference
@@ -797,7 +797,7 @@ def unrolled(scheduled: Schedule) -> list[str]:
 @st.composite
 def stage_for(draw: st.DrawFn, scheduled: Schedule) -> Stage:
     """A stage of any load at any loop, laid out over the loops inside that it depends on."""
-    loads = [e for e in all_nodes(scheduled.kernel) if e.op is Op.LOAD]
+    loads = [e for e in scheduled.kernel.nodes if e.op is Op.LOAD]
     e = draw(st.sampled_from(loads))
     n = draw(st.integers(-1, len(scheduled.loops) - 1))
     layout = [p.name for p in scheduled.loops[n + 1 :] if p.root in free_axes(e)]

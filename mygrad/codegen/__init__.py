@@ -76,11 +76,16 @@ PIPELINE: tuple[tuple[str, Callable[[Any, Target], Any], Callable[[Any], str]], 
 )
 
 
-def compile(kernel: Kernel, target: Target, actions: Iterable[Action] | None = None) -> Program:
+def compile(
+    kernel: Kernel,
+    target: Target,
+    actions: Iterable[Action] | None = None,
+    printed: bool = True,
+) -> Program:
     """The program of a kernel for a target, by the default schedule or by the given actions.
 
-    `program.stages` holds the text after each pass. The language `numpy` interprets kernels as they
-    are.
+    `program.stages` holds the text after each pass, if it shall be `printed`. The language `numpy`
+    interprets kernels as they are.
 
     Raises:
         CompileError: there is no renderer for the target's language.
@@ -88,12 +93,11 @@ def compile(kernel: Kernel, target: Target, actions: Iterable[Action] | None = N
         InternalError: the kernel, or what a pass made of it, is not well formed.
     """
     verify_kernel(kernel)
-    stages = [("kernel", kernel_text(kernel))]
     slots, params = tuple(range(len(kernel.buffers))), tuple(name for name, _, _ in kernel.params)
     if target.language == "numpy":
-        return Program(
-            kernel.name, "numpy", stages[0][1], slots, params, kernel=kernel, stages=tuple(stages)
-        )
+        text = kernel_text(kernel)
+        stages = (("kernel", text),)
+        return Program(kernel.name, "numpy", text, slots, params, kernel=kernel, stages=stages)
     if target.language not in RENDERERS:
         raise CompileError(
             message(
@@ -103,12 +107,13 @@ def compile(kernel: Kernel, target: Target, actions: Iterable[Action] | None = N
             )
         )
     value: Any = schedule(kernel, target, actions)
-    stages.append(("schedule", str(value)))
+    texts = [("kernel", kernel_text(kernel)), ("schedule", str(value))] if printed else []
     function: Any = None
-    for name, run, printed in PIPELINE:
+    for name, run, text_of in PIPELINE:
         value = run(value, target)
         function = value if isinstance(value, Function) else function
-        stages.append((name, printed(value)))
+        if printed:
+            texts.append((name, text_of(value)))
     trips = _parallel_trips(function)
     return Program(
         kernel.name,
@@ -119,7 +124,7 @@ def compile(kernel: Kernel, target: Target, actions: Iterable[Action] | None = N
         parallel=trips > 0,
         grid=(max(trips, 1),),
         kernel=kernel,
-        stages=tuple(stages),
+        stages=tuple(texts),
     )
 
 

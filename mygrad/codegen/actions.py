@@ -32,7 +32,7 @@ from mygrad.codegen.keeping import repeats
 from mygrad.errors import InternalError, message
 from mygrad.expr import Expr, axis, const
 from mygrad.helpers import ceildiv
-from mygrad.kernel import Kernel, all_nodes, axis_sets, bound_axes, ordered_axes, scan_axes
+from mygrad.kernel import Kernel, axis_sets, bound_axes, ordered_axes, scan_axes
 from mygrad.ops import Op
 
 TILE_KINDS = frozenset({"unroll", "vector"})
@@ -303,7 +303,7 @@ class Stage:
         _refuse(not self.layout, self, "there is nothing to copy without a loop to copy over")
         inside = self.at and s.loop(self.at).is_tile
         _refuse(bool(inside), self, "a copy cannot run inside of a tile")
-        read = {e.arg for e in all_nodes(s.kernel) if e.op is Op.LOAD}
+        read = {e.arg for e in s.kernel.nodes if e.op is Op.LOAD}
         _refuse(self.slot not in read, self, "the kernel reads no such buffer")
         _refuse(s.kernel.buffers[self.slot].written, self, "the buffer is written by this kernel")
         _refuse(any(t.slot == self.slot for t in s.stages), self, "the buffer is staged already")
@@ -366,7 +366,7 @@ class Stream:
     def apply(self, s: Schedule) -> Schedule:
         """The schedule after the action."""
         mine = [store for store in s.kernel.stores if store.slot == self.slot]
-        read = {e.arg for e in all_nodes(s.kernel) if e.op is Op.LOAD}
+        read = {e.arg for e in s.kernel.nodes if e.op is Op.LOAD}
         _refuse(not mine, self, "the kernel does not store there")
         _refuse(any(store.mode != "set" for store in mine), self, "a store adds to old values")
         _refuse(self.slot in read, self, "the kernel reads it, so that it is in the caches anyway")

@@ -15,13 +15,13 @@ computes the same. The reduction is done once for each point of axes that the la
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from mygrad.expr import Expr, free_axes, substitute, toposort
 from mygrad.helpers import prod
-from mygrad.kernel import Kernel, all_nodes, roots_of, store_axes
+from mygrad.kernel import Kernel, roots_of, store_axes
 from mygrad.ops import ALU, Op
 from mygrad.program import Target
 from mygrad.schedule.cost import weight
@@ -75,7 +75,7 @@ def repeats(kernel: Kernel) -> tuple[Repeat, ...]:
 
     out[i, j] = exp(x[i, j] + t) / add[k](exp(x[i, k] + t))  ->  one, exp(x[i, k] + t), axes (k,)
     """
-    nodes = all_nodes(kernel)
+    nodes = kernel.nodes
     if not any(weight(e.op) >= WORTH / 2 for e in nodes) or any(e.op is Op.SCAN for e in nodes):
         return ()
     nests = _nests(kernel, nodes)
@@ -101,7 +101,7 @@ def keeps(kernel: Kernel, target: Target) -> tuple[int, ...]:
     return tuple(taken)
 
 
-def _nests(kernel: Kernel, nodes: list[Expr]) -> list[_Nest]:
+def _nests(kernel: Kernel, nodes: Sequence[Expr]) -> list[_Nest]:
     """The reductions, operands first, then the stores."""
     nests = []
     for e in nodes:

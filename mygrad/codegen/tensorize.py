@@ -33,7 +33,7 @@ from mygrad.codegen.actions import (
 from mygrad.dtype import DType
 from mygrad.expr import Expr, const, free_axes, stride, toposort, where
 from mygrad.helpers import busy, ceildiv, power_of_two, prod, round_up
-from mygrad.kernel import Kernel, Store, all_nodes, ordered_axes, roots_of, scan_axes, store_axes
+from mygrad.kernel import Kernel, Store, ordered_axes, roots_of, scan_axes, store_axes
 from mygrad.ops import Op
 from mygrad.program import Target
 
@@ -70,7 +70,7 @@ class Contraction:
 def contraction(kernel: Kernel, units: tuple[str, ...]) -> Contraction | None:
     """The sum of products of a kernel, if one of the units can compute it and it is the only
     reduction."""
-    sums = [e for e in all_nodes(kernel) if e.op in (Op.REDUCE, Op.SCAN)]
+    sums = [e for e in kernel.nodes if e.op in (Op.REDUCE, Op.SCAN)]
     if not units or len(sums) != 1 or scan_axes(kernel) or ordered_axes(kernel):
         return None
     found = sums[0]

@@ -438,7 +438,7 @@ def _work(kernel: Kernel) -> tuple[int, int]:
     for store in kernel.stores:
         touched[store.slot] += kernel.buffers[store.slot].size
     read: dict[int, int] = {}
-    for e in expr.toposort(r for s in kernel.stores for r in roots_of(s)):
+    for e in kernel.nodes:
         if e.op is Op.LOAD:
             points = cost.extents(expr.free_axes(e))
             read[e.arg] = min(kernel.buffers[e.arg].size, read.get(e.arg, 0) + points)

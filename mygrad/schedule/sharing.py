@@ -19,7 +19,7 @@ from mygrad import expr
 from mygrad.algebra import linear
 from mygrad.expr import Expr
 from mygrad.helpers import content_key
-from mygrad.kernel import Kernel, Store, all_nodes, roots_of, text
+from mygrad.kernel import Kernel, Store, roots_of, text
 from mygrad.ops import Op
 from mygrad.schedule.build import Built
 
@@ -61,7 +61,7 @@ def _replaced(b: Built, kernel: Kernel, constants: tuple[tuple[str, int], ...]) 
 
 def _bare(kernel: Kernel) -> _Bare:
     loads: dict[int, list[Expr]] = {}
-    for e in all_nodes(kernel):
+    for e in kernel.nodes:
         if e.op is Op.LOAD and not kernel.buffers[e.arg].written:
             loads.setdefault(e.arg, []).append(e)
     places: dict[int, int] = {}
