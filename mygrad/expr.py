@@ -247,7 +247,7 @@ def bounds_with(e: Expr, ranges: Mapping[Expr, tuple[int, int]]) -> Bounds:
             continue
         found: Bounds = (node.low, node.high)
         if node.op in ALU and node.dtype is dt.index:
-            low, high = bounds_of(node.op, node.src, node.dtype, [known[s] for s in node.src])
+            low, high = bounds_of(node.op, node.src, [known[s] for s in node.src])
             if low is not None and high is not None:
                 found = low, high
         known[node] = found

@@ -39,7 +39,8 @@ def simplify(op: Op, src: tuple[Expr, ...], dtype: DType | None = None) -> Expr:
     else:
         rule = _INTEGER.get(op)
     found = rule(*src) if rule is not None else None
-    if found is None and op not in TRANSCENDENTAL and all(is_const(s) for s in src):
+    foldable = found is None and is_const(first) and op not in TRANSCENDENTAL
+    if foldable and all(is_const(s) for s in src):
         found = _fold(op, src, plain(op, src).dtype)
     return plain(op, src) if found is None else found
 

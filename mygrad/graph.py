@@ -484,9 +484,18 @@ def toposort(roots: Iterable[Node]) -> list[Node]:
     return list(done)
 
 
+_BY_TYPE = ALU | MOVEMENT | {Op.REDUCE}  # operations that are what they are by shapes and types
+
+
 def rebuild(node: Node, src: tuple[Node, ...]) -> Node:
     """The same operation on other operands."""
     op, arg = node.op, node.arg
+    if op in _BY_TYPE:
+        for new, old in zip(src, node.src, strict=True):
+            if new.shape != old.shape or new.dtype is not old.dtype:
+                break
+        else:  # as a rule: then nothing that was checked can have changed
+            return _intern(op, src, arg, node.shape, node.dtype, _common_device(op, src))
     if op in (Op.CAST, Op.BITCAST):
         return (cast if op is Op.CAST else bitcast)(src[0], arg)
     if op in ALU:

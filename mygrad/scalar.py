@@ -236,15 +236,13 @@ def plain(op: Op, src: tuple[Expr, ...], dtype: DType | None = None) -> Expr:
             dtype = dt.bool_
         else:
             dtype = src[1].dtype if op is Op.WHERE else src[0].dtype
-    return make(op, src, None, dtype, bounds_of(op, src, dtype, [(s.low, s.high) for s in src]))
-
-
-def bounds_of(op: Op, src: tuple[Expr, ...], dtype: DType, known: list[Bounds]) -> Bounds:
-    """Interval of the result of an operation whose operands have the intervals `known`."""
-    if dtype.kind == "b":
-        return 0, 1
     if dtype is not dt.index:
-        return UNKNOWN
+        return make(op, src, None, dtype, (0, 1) if dtype.kind == "b" else UNKNOWN)
+    return make(op, src, None, dtype, bounds_of(op, src, [(s.low, s.high) for s in src]))
+
+
+def bounds_of(op: Op, src: tuple[Expr, ...], known: list[Bounds]) -> Bounds:
+    """Interval of an index operation whose operands have the intervals `known`."""
     if op is Op.CAST:
         source, (low, high) = src[0].dtype, known[0]
         if source.is_float or (low is None and source is dt.uint64):

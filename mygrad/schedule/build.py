@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from mygrad import expr, graph, movement
 from mygrad.dtype import DType
@@ -53,7 +53,11 @@ class Builder:
         self.shaped: dict[Expr, list[tuple[Node, Index]]] = {}
         self.axes_of: dict[tuple[Index, tuple[int, ...], int], Index] = {}
         self.next_axis = 0
-        self.levels = _reduce_levels(homes, group)
+
+    @cached_property
+    def levels(self) -> dict[Node, int]:
+        """How deep reductions nest below each node that the group computes itself."""
+        return _reduce_levels(self.homes, self.group)
 
     def build(self) -> Built:
         """The kernel and its arguments."""

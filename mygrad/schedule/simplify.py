@@ -44,10 +44,14 @@ def simplify(roots: Sequence[Node]) -> list[Node]:
 def _settled(node: Node) -> Node:
     """The node after all rules for it, until none changes anything."""
     while True:
-        changed = next((n for n in (rule(node) for rule in _rules(node.op)) if n is not None), None)
-        if changed is None or changed is node:
+        before = node
+        for rule in _rules(node.op):
+            changed = rule(node)
+            if changed is not None:
+                node = changed
+                break
+        if node is before:
             return node
-        node = changed
 
 
 _INWARD = frozenset({Op.PERMUTE, Op.SHRINK})
@@ -115,7 +119,9 @@ def _is_const(node: Node, value: float) -> bool:
 
 
 def _fold(node: Node) -> Node | None:
-    if any(s.op is not Op.CONST for s in node.src) or node.op is Op.BITCAST:
+    if node.src[0].op is not Op.CONST or node.op is Op.BITCAST:
+        return None
+    if any(s.op is not Op.CONST for s in node.src):
         return None
     operands = [np.asarray(s.arg, numeric.value_dtype(s.dtype)) for s in node.src]
     with np.errstate(all="ignore"):
