@@ -16,6 +16,7 @@ from mygrad.codegen import prepare, stmt
 from mygrad.codegen.actions import (
     Action,
     Keep,
+    Parallel,
     Reorder,
     ScheduleError,
     Split,
@@ -289,3 +290,25 @@ def test_opencl(family: str) -> None:
         reference.run(kernel, expected, {})
     for got, want in zip(run_on("opencl", kernel, arrays), expected, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_both_branches_of_a_parallel_loop_are_one() -> None:
+    """The last iteration of the loop is shorter: a branch of its own, with addresses of its own
+    row, which must be those of the other branch's."""
+    i, j, k, r = axis(0, 3), axis(1, 19), axis(2, 19), axis(3, 19)
+    top = reduce(Op.MAX, load(0, dt.float32, i * 19 + k), (k,))
+
+    def value(along: Expr) -> Expr:
+        return alu(Op.EXP, alu(Op.ADD, load(0, dt.float32, i * 19 + along), alu(Op.NEG, top)))
+
+    total = alu(Op.ADD, value(j), reduce(Op.ADD, value(r), (r,)))
+    buffers = (BufferInfo(dt.float32, 57), BufferInfo(dt.float32, 57, True))
+    kernel = Kernel("rows", (i, j), (Store(1, i + j * 3, total),), buffers)
+    actions = (Split("i1", 4), Vectorize("i1i"), Parallel("i1o"), Keep(0))
+    arrays = [
+        np.random.default_rng(0).standard_normal(57).astype(np.float32),
+        np.zeros(57, np.float32),
+    ]
+    expected = run_on("reference", kernel, arrays)[1]
+    found = run_on("cpu", kernel, arrays, actions=actions)[1]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

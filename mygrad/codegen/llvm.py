@@ -41,7 +41,7 @@ from mygrad.codegen.stmt import (
 )
 from mygrad.errors import InternalError, message
 from mygrad.expr import Expr, stride, toposort, var
-from mygrad.helpers import prod
+from mygrad.helpers import prod, round_up
 from mygrad.ops import Op
 from mygrad.program import Target as Machine
 
@@ -66,6 +66,7 @@ class _Renderer:
         self.memory = Memory(self.emitter)
         self.entry: list[str] = []  # done once, at the start
         self.exit: list[str] = []
+        self.declared: set[Scratch] = set()
         self.stack_bytes = 0
         self.tiles = False  # whether tile registers of AMX are used
         self.accumulators = Accumulators(self.emitter, _vector_axes(function.body), self.entry)
@@ -116,6 +117,14 @@ class _Renderer:
         )
 
     def _scratch(self, scratch: Scratch) -> None:
+        """Memory for a scratch array. In loops that were peeled it is declared again, and is the
+        same memory: addresses within it are computed once for all of them."""
+        if scratch not in self.declared:
+            self.declared.add(scratch)
+            self.memory.arrays[scratch.name] = self._new_scratch(scratch)
+        self.emitter.written((scratch.name,))
+
+    def _new_scratch(self, scratch: Scratch) -> Array:
         nbytes, name = max(scratch.size, 1) * scratch.dtype.itemsize, self.emitter.name()
         if self.stack_bytes + nbytes <= STACK_BYTES:
             self.stack_bytes += nbytes
@@ -124,11 +133,10 @@ class _Renderer:
             )
         else:
             self.entry.append(
-                f"  {name} = call ptr @aligned_alloc(i64 64, i64 {-(-nbytes // 64) * 64})\n"
+                f"  {name} = call ptr @aligned_alloc(i64 64, i64 {round_up(nbytes, 64)})\n"
             )
             self.exit.append(f"  call void @free(ptr {name})\n")
-        self.memory.arrays[scratch.name] = Array(Value([name], "ptr"), scratch.dtype, True)
-        self.emitter.written((scratch.name,))
+        return Array(Value([name], "ptr"), scratch.dtype, True)
 
     def _barrier(self, barrier: Barrier) -> None:
         """A group is one thread here."""
