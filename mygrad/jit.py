@@ -38,6 +38,7 @@ from mygrad import dtype as dt
 from mygrad.capture import Capture, Lazy
 from mygrad.errors import CaptureError, message
 from mygrad.graph import Node
+from mygrad.helpers import without_collections
 from mygrad.program import Buffer
 from mygrad.realize import Prepared
 from mygrad.runtime import device as devices
@@ -249,7 +250,7 @@ class jit(Generic[P, R]):
             self._before = tree, about, modes, known
         found = next(filter(Captured.holds, known), None)
         if found is None:
-            with _capturing:
+            with _capturing, without_collections():
                 found = self._capture(tree, arguments)
             known.append(found)
         return found.run(arguments)  # type: ignore[no-any-return]

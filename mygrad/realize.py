@@ -23,7 +23,7 @@ from mygrad.compiler import Executable
 from mygrad.dtype import DType
 from mygrad.errors import DTypeError, message
 from mygrad.graph import Node
-from mygrad.helpers import lazy_module
+from mygrad.helpers import lazy_module, without_collections
 from mygrad.ops import Op
 from mygrad.prepared import Outline, Prepared, Segment, maker, memory_of
 from mygrad.program import Buffer, Launch
@@ -74,6 +74,7 @@ def prepare(
     return found, [b.arg for b in buffers]
 
 
+@without_collections()
 def _prepare(
     nodes: Sequence[Node],
     structure: Structure,

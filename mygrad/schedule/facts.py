@@ -49,6 +49,7 @@ class Known:
     own: dict[Node, Facts] = field(default_factory=dict)
     facts: dict[Node, Facts] = field(default_factory=dict)
     inside: frozenset[Node] = frozenset()
+    leaf_bytes: dict[Node, float] = field(default_factory=dict)  # read for an element; filled later
 
 
 def gather(order: Sequence[Node], roots: Iterable[Node]) -> Known:

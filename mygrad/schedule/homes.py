@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from mygrad import expr, movement
 from mygrad.expr import Expr
@@ -93,6 +93,18 @@ class Demand:
     scope: frozenset[Expr]
     combiner: Op | None = None
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.group, self.index, self.conditional, self.scope, self.combiner))
+
+    @cached_property
+    def evaluations(self) -> float:
+        """How often a node is computed for this read of it, if that is not of memory."""
+        return _evaluations(self.index, self.scope, self.group.axes)
+
 
 class Homes:
     """The result: `group_of` maps every node that lives in a buffer to the group that computes it;
@@ -139,7 +151,7 @@ class Homes:
             self._place_elementwise(node, demands)
 
     def _place_elementwise(self, node: Node, demands: list[Demand]) -> None:
-        times = sum(evaluations_of(d) for d in demands)
+        times = sum(d.evaluations for d in demands)
         once = times <= node.size and len({d.group for d in demands}) == 1
         once = once and not self._orphans_cost(node, demands)
         if self._is_narrowed_sum(node) and not self._stays_in_register(node.src[0], demands):
@@ -169,24 +181,28 @@ class Homes:
     def _orphans_cost(self, node: Node, demands: list[Demand]) -> float:
         """What storing the reductions costs that could have ended in this node, if it is computed
         at several places."""
-        if self._one_row_kernel(demands, node):
-            return 0.0
-        alone = (x for x in self.own[node].leaves if x.op is Op.REDUCE and x in self.known.inside)
+        alone = [x for x in self.own[node].leaves if x.op is Op.REDUCE and x in self.known.inside]
         orphans = [x for x in alone if x.size >= node.size]
+        if not orphans or self._one_row_kernel(demands, node):
+            return 0.0
         return sum(cost.LAUNCH + cost.moving(x.size, x.dtype.itemsize) for x in orphans)
 
     def _again(self, node: Node, demands: list[Demand]) -> float:
         """Computing the node in one kernel for these demands; what it reads stays in cache between
         them."""
-        times = [evaluations_of(d) for d in demands]
+        times = [d.evaluations for d in demands]
         return cost.computing(sum(times), self.own[node].operations) + cost.moving(
             max(times), self._leaf_bytes(node), node.size
         )
 
     def _leaf_bytes(self, node: Node) -> float:
         """Bytes read to compute an element from its leaves."""
-        size = max(node.size, 1)
-        return sum(min(x.size, size) / size * x.dtype.itemsize for x in self.own[node].leaves)
+        found = self.known.leaf_bytes.get(node)
+        if found is None:
+            size = max(node.size, 1)
+            found = sum(min(x.size, size) / size * x.dtype.itemsize for x in self.own[node].leaves)
+            self.known.leaf_bytes[node] = found
+        return found
 
     def _stored_cost(self, node: Node, demands: list[Demand]) -> float:
         """One kernel computes and writes it, the others read it."""
@@ -201,7 +217,7 @@ class Homes:
         else:
             total += cost.LAUNCH + cost.computing(node.size, self.own[node].operations)
             total += cost.moving(node.size, self._leaf_bytes(node))
-        reads = [max(evaluations_of(d) for d in mine) for mine in readers.values()]
+        reads = [max(d.evaluations for d in mine) for mine in readers.values()]
         return total + sum(cost.moving(n, node.dtype.itemsize, node.size) for n in reads)
 
     def _one_row_kernel(self, demands: list[Demand], node: Node) -> bool:
@@ -429,11 +445,6 @@ def _by_group(demands: Iterable[Demand]) -> dict[Group, list[Demand]]:
     return groups
 
 
-def evaluations_of(d: Demand) -> float:
-    """How often a node is computed for one read of it that is not of memory."""
-    return _evaluations(d.index, d.scope, d.group.axes)
-
-
 @lru_cache(maxsize=MEMO)
 def _evaluations(index: Index, scope: frozenset[Expr], axes: Index) -> float:
     free = frozenset().union(*(expr.free_axes(i) for i in index)) if index else frozenset()
@@ -496,19 +507,24 @@ def _operand_demands(node: Node, d: Demand) -> list[tuple[Node, Demand]]:
         free = frozenset().union(*(expr.free_axes(i) for i in index))
         return [(node.src[0], Demand(d.group, index, d.conditional, free, node.arg[0]))]
     if node.op is Op.SCAN:
-        index = d.index
-        return [(node.src[0], Demand(d.group, index, d.conditional, d.scope))]
+        return [(node.src[0], _apart(d))]
     if node.op is Op.GATHER:
         picked = _opaque(d.index)
         index = (*d.index[: node.arg], picked, *d.index[node.arg + 1 :])
         return [
-            (node.src[1], Demand(d.group, d.index, d.conditional, d.scope)),
+            (node.src[1], _apart(d)),
             (node.src[0], Demand(d.group, index, True, d.scope)),
         ]
     if node.op is Op.SCATTER:
-        mine = Demand(d.group, d.index, d.conditional, d.scope)
-        return [(node.src[1], mine), (node.src[2], mine)]
-    return [(s, Demand(d.group, d.index, d.conditional, d.scope)) for s in node.src]
+        return [(s, _apart(d)) for s in node.src[1:]]
+    apart = _apart(d)
+    return [(s, apart) for s in node.src]
+
+
+def _apart(d: Demand) -> Demand:
+    """The same read, with more than movement between it and a reduction. As a rule it is that
+    already: a formula passes one demand on from step to step."""
+    return d if d.combiner is None else Demand(d.group, d.index, d.conditional, d.scope)
 
 
 def _opaque(index: Index) -> Expr:

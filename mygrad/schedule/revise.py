@@ -13,16 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mygrad.graph import Node
-from mygrad.helpers import without_collections
 from mygrad.ops import ALU, MOVEMENT, SOURCE, Op
 from mygrad.schedule import cost
 from mygrad.schedule.facts import weight_of
-from mygrad.schedule.homes import Group, Homes, evaluations_of
+from mygrad.schedule.homes import Group, Homes
 
 LOOKS = 4  # at most: what one takes away can make another value worth storing
 
 
-@without_collections()
 def choose_homes(roots: Sequence[Node]) -> Homes:
     """The homes of all nodes, after looking again."""
     homes = Homes(roots)
@@ -71,7 +69,7 @@ class _Revision:
         total = cost.KEPT * cost.moving(node.size, itemsize)
         readers: dict[Group, list[float]] = {}
         for d in self.homes.read_by[node]:
-            readers.setdefault(d.group, []).append(evaluations_of(d))
+            readers.setdefault(d.group, []).append(d.evaluations)
         for group, times in readers.items():
             computed = self.homes.inside[group]
             new = sum(weight for x, weight in operations.items() if x not in computed)
