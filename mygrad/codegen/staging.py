@@ -21,7 +21,8 @@ COPIED = 8.0  # bytes of a copy in a cycle
 LATE = 16.0  # cycles for a line that nothing fetched ahead
 ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places of the first cache
 NEARLY = 1.1  # of the least that is copied: rather a copy further in, which takes up less cache
-ROWS = 8  # second caches that a copy of rows may take up
+ROWS = 16  # second caches that a copy of rows may take up
+OFTEN = 256  # times that an element must be read for a copy of rows that only fall on each other
 USES = 16  # times that a copied element must be read at least
 
 
@@ -76,7 +77,7 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
     if vector in nest.reduced:
         return access.strides.get(vector, 0) not in (0, 1)
     if access.strides.get(vector, 0) == 0:
-        return across(nest, access, target)
+        return across(nest, access, target) or _aliased(nest, tile, access)
     if access.strides[vector] == 1 and any(slides(access, vector, r) for r in nest.reduced):
         return access.guarded  # a copy would hold every element once for each place of the window
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
@@ -88,6 +89,12 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
         or any(step % ALIASED == 0 for step in steps)
         or (min(steps, default=0) > LINE and any(step % LINE for step in steps))
     )
+
+
+def _aliased(nest: Nest, tile: Tile, access: Access) -> bool:
+    """Whether the rows of a tile fall on each other in the cache."""
+    steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in tile.copies]
+    return any(step and step % ALIASED == 0 for step in steps)
 
 
 def across(nest: Nest, access: Access, target: Target) -> bool:
@@ -111,6 +118,7 @@ def _stage(
     lanes = max((p.extent for p in loops if p.kind == "vector"), default=0)
     spread = all(access.strides.get(p.root, 0) == 0 for p in loops if p.kind == "vector")
     room = ROWS * target.l2_bytes if spread else room_of(target)
+    least_uses = USES if not spread or across(nest, access, target) else OFTEN
     squares = target.language == "llvm" and 4 <= lanes <= 16
     found: list[tuple[float, Stage]] = []
     for n, at in enumerate([None, *loops]):
@@ -126,7 +134,7 @@ def _stage(
         trips = prod(p.extent for p in again if not p.is_tile)
         run = prod(p.extent for p in layout if access.strides.get(p.root) == 1) * access.itemsize
         copied = size * (1.0 + LINE / max(run, 1)) * prod(p.extent for p in loops[:n])
-        if not layout or trips <= 1 or uses < USES or size > room:
+        if not layout or trips <= 1 or uses < least_uses or size > room:
             continue
         layout.sort(key=lambda p: p.is_tile)
         names = tuple(p.name for p in layout)
