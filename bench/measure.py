@@ -16,6 +16,7 @@ import numpy as np
 from bench.peers import Run
 
 REST = 0.25  # seconds after which the waiting threads of the candidate before no longer spin
+WARM = 0.05  # seconds that every candidate runs after that before it is timed
 Make = Callable[[], Run]  # sets a candidate up
 Candidates = Mapping[str, Make]
 
@@ -172,10 +173,18 @@ def _measure(
                 continue
             if threads > 1:
                 time.sleep(REST)
-                candidate.run()  # its own threads wake up
+                _warm_up(candidate.run)
             candidate.times.append(_once(candidate.run, candidate.repeats))
         if ready[OURS].done(budget):
             break
+
+
+def _warm_up(run: Run) -> None:
+    """Its own threads wake up, and processors that slept take up their clock again."""
+    stop = time.perf_counter() + WARM
+    run()
+    while time.perf_counter() < stop:
+        run()
 
 
 def _row(workload: Workload, threads: int, ready: Mapping[str, Candidate], notes: list[str]) -> Row:

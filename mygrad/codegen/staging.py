@@ -77,7 +77,8 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
     if vector in nest.reduced:
         return access.strides.get(vector, 0) not in (0, 1)
     if access.strides.get(vector, 0) == 0:
-        return across(nest, access, target) or _aliased(nest, tile, access)
+        # every thread would copy all rows for itself
+        return across(nest, access, target) or (target.threads == 1 and _aliased(tile, access))
     if access.strides[vector] == 1 and any(slides(access, vector, r) for r in nest.reduced):
         return access.guarded  # a copy would hold every element once for each place of the window
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
@@ -91,7 +92,7 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
     )
 
 
-def _aliased(nest: Nest, tile: Tile, access: Access) -> bool:
+def _aliased(tile: Tile, access: Access) -> bool:
     """Whether the rows of a tile fall on each other in the cache."""
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in tile.copies]
     return any(step and step % ALIASED == 0 for step in steps)

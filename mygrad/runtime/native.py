@@ -38,7 +38,9 @@ WORDS = {
     "condition": 96,
     "workers": 128,
 }  # offsets in words of 8 bytes
-_SPINS = 1000  # longer spins cost more on a busy machine than they gain on an idle one
+_SPINS = (
+    4000  # about 100 us: longer spins cost more on a busy machine than they gain on an idle one
+)
 
 _PAUSE = {
     "x86_64": "call void @llvm.x86.sse2.pause()",
