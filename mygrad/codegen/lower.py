@@ -221,9 +221,12 @@ class Placer:
         return [next(q for q in parts[p.root] if q.root is p.root) for p in ordered]
 
     def is_copied(self, e: Expr, scope: Scope) -> bool:
-        """Whether a value is staged on the way to this scope."""
+        """Whether a value is staged on the way to this scope. The nest of another copy can have
+        loops of the same axes, and no copy in them."""
         staged = self.staged.get(e)
-        return staged is not None and any(staged.at is s.loop for s in scope.path)
+        if staged is None:
+            return False
+        return any(c is staged.scratch for s in scope.path for c, _ in s.copies)
 
     def put(self, store: Store, scope: Scope) -> Put:
         """The store with its values in place."""
