@@ -631,6 +631,20 @@ def test_a_sum_within_what_is_staged_stays_outside_of_the_copy() -> None:
     check(kernel, apply(start(kernel), (Vectorize("i1"), Stage(1, "", ("i2", "i1")))))
 
 
+def test_a_copy_that_reads_what_is_staged_further_inside() -> None:
+    """The copy of what is gathered comes first, in a nest of its own over the same loops; it reads
+    the indices from memory, not from their copy. (Found by the fuzzer: seed 1128, case 424.)"""
+    i, j = axis(0, 5), axis(1, 8)
+    place = load(0, dt.int64, i + j * -2 + 14)
+    low, high = less(const(-1, dt.int64), place), less(place, const(4, dt.int64))
+    picked = load(1, F, place, both(low, high))
+    store = Store(2, i * 8 + j, alu(Op.ADD, picked, picked))
+    buffers = (BufferInfo(dt.int64, 19), BufferInfo(F, 4), BufferInfo(F, 40, True))
+    kernel = Kernel("picked", (i, j), (store,), buffers)
+    stages = (Stage(1, "", ("i0i", "i0o", "i1")), Stage(0, "i0o", ("i0i", "i1")))
+    check(kernel, apply(start(kernel), (Split("i0", 3), Unroll("i1"), *stages)))
+
+
 def test_a_staged_window_holds_its_border() -> None:
     kernel = convolution(1, 2, 5, 3, 7, 3, 1)
     actions = (
