@@ -16,7 +16,7 @@ from mygrad import codegen
 from mygrad import dtype as dt
 from mygrad.codegen.actions import Split, Vectorize
 from mygrad.config import context
-from mygrad.expr import alu, axis, load
+from mygrad.expr import alu, axis, both, const, less, load
 from mygrad.kernel import BufferInfo, Kernel, Store
 from mygrad.ops import Op
 from mygrad.program import Program
@@ -89,6 +89,21 @@ def test_wrong_kernels_of_the_code_generator_are_caught() -> None:
         with pytest.raises(guarded.Fault, match="SIG") as caught:
             guarded.run(kernel, [a[:-1] for a in arrays()], actions)
         assert " in double\n" in caught.value.trace
+
+
+def test_lanes_beyond_the_end_are_not_read_where_a_vector_is_halved() -> None:
+    """Indices are wider than what they pick: LLVM halves their vector, and the half that is
+    inactive must not be read. (Found by the fuzzer: seed 1128, case 1841.)"""
+    i = axis(0, 2)
+    place = load(1, dt.int64, i + 1)
+    inside = both(less(const(-1, dt.int64), place), less(place, const(4, dt.int64)))
+    buffers = (BufferInfo(F, 2, True), BufferInfo(dt.int64, 3), BufferInfo(dt.bfloat16, 4))
+    picked = alu(Op.CAST, load(2, dt.bfloat16, place, inside), dtype=F)
+    kernel = Kernel("picked", (i,), (Store(0, i, picked),), buffers)
+    table = dt.to_storage(np.arange(4, dtype=np.float32), dt.bfloat16)
+    given = [np.zeros(2, np.float32), np.array([0, 3, 1]), table]
+    found = guarded.run(kernel, given, (Split("i0", 8), Vectorize("i0i")))
+    np.testing.assert_array_equal(found[0], [3, 1])
 
 
 @pytest.mark.parametrize("mode", [BEFORE_THE_PAGE, BEHIND_THE_PAGE])

@@ -356,9 +356,7 @@ class Memory:
         em = self.emitter
         if valid is None or em.active == em.lanes:
             return text
-        return (
-            f"  {{r}}.m = and <{em.lanes} x i1> {hole}, {lane_mask(em.active, em.lanes)}\n" + text
-        )
+        return both_masks("{r}.m", hole, em.active, em.lanes) + text
 
     def _moved(self, pointer: Value, elements: int, element: str) -> Value:
         text = f"  {{r}} = getelementptr {element}, ptr {{a}}, i64 {elements}\n"
@@ -478,7 +476,7 @@ class Memory:
             if not m:
                 em.lines.append(text.format(r=name, p=p, v=v))
             elif mixed:
-                both = "" if whole else f"  {name}.k = and <{em.lanes} x i1> {m[0]}, {mask}\n"
+                both = "" if whole else both_masks(f"{name}.k", m[0], em.active, em.lanes)
                 em.lines.append(
                     both + text.format(r=name, p=p, v=v, m=m[0] if whole else f"{name}.k")
                 )
@@ -569,3 +567,11 @@ def _store_text(store: _Store, mask: str) -> str:
     if stream:
         return text + f"  store {ty} {name}, ptr {{p}}, align {lanes * align}, {NONTEMPORAL}\n"
     return text + f"  store {ty} {name}, ptr {{p}}, align {align}\n"
+
+
+def both_masks(name: str, mask: str, active: int, lanes: int) -> str:
+    """The lanes of a mask that are active. A select, because LLVM 22 drops a mask made by `and`
+    where it halves a vector and one half is inactive: it then reads what no lane asked for."""
+    kind = f"<{lanes} x i1>"
+    chosen = f"{kind} {lane_mask(active, lanes)}, {kind} {mask}, {kind} zeroinitializer"
+    return f"  {name} = select {chosen}\n"
