@@ -23,6 +23,7 @@ from mygrad.helpers import content_key
 from mygrad.kernel import BufferInfo, Kernel, Store, roots_of, text
 from mygrad.ops import ALU, MOVEMENT, Op
 from mygrad.schedule import cost, reshape_axes
+from mygrad.schedule.facts import moved
 from mygrad.schedule.homes import Group, Homes, Index, flat, insert
 
 Read = tuple[Node, Index, Expr | None]
@@ -189,7 +190,7 @@ class Builder:
     def _padded(self, node: Node, index: Index, valid: Expr) -> Expr | None:
         """A load from a zero-padded copy of a node, or of what reshapes it, so that the condition
         is the bounds of an index."""
-        seen = [(x, at) for x, at in self.shaped.get(valid, ()) if _moved_from(x) is node]
+        seen = [(x, at) for x, at in self.shaped.get(valid, ()) if moved(x)[-1] is node]
         for x, at in [(node, index), *seen]:
             widths = _widths(x, at, valid)
             if widths is not None:
@@ -223,13 +224,6 @@ class Builder:
             )
             for s in stores
         ]
-
-
-def _moved_from(node: Node) -> Node:
-    """What a node is, seen through movement."""
-    while node.op in MOVEMENT:
-        node = node.src[0]
-    return node
 
 
 def _widths(node: Node, index: Index, valid: Expr) -> tuple[tuple[int, int], ...] | None:

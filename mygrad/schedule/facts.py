@@ -109,7 +109,7 @@ class _Gatherer:
                 reason = f"more than {cost.MAX_LEAVES} arrays in one expression"
             else:
                 return facts
-            paths = [_moved(s) for s in node.src]
+            paths = [moved(s) for s in node.src]
             smaller = [
                 p for p in paths if 2 * p[-1].size <= node.size and known.facts[p[-1]].count > 0
             ]
@@ -118,8 +118,8 @@ class _Gatherer:
             known.cuts.add(path[-1])
             if path[-1] is node:
                 return facts
-            for moved in path:
-                self.end(moved, path[-1])
+            for x in path:
+                self.end(x, path[-1])
 
     def end(self, node: Node, leaf: Node) -> None:
         """Readers of the node see an array."""
@@ -202,7 +202,7 @@ def _repeats(node: Node) -> bool:
     )
 
 
-def _moved(node: Node) -> list[Node]:
+def moved(node: Node) -> list[Node]:
     """The node, and what it is seen through movement, down to what is no movement."""
     path = [node]
     while path[-1].op in MOVEMENT:
