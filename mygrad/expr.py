@@ -26,6 +26,7 @@ from mygrad.algebra import add, floordiv, form_of, from_linear, linear, modulo, 
 from mygrad.dtype import DType
 from mygrad.errors import InternalError
 from mygrad.fold import simplify
+from mygrad.helpers import operands_first
 from mygrad.logic import both, bound_on, conjuncts, either, equal, invert, less, ranges_of, where
 from mygrad.numeric import evaluate_alu, value_dtype
 from mygrad.ops import ALU, Op
@@ -134,21 +135,7 @@ def alu(op: Op, *src: Expr, dtype: DType | None = None) -> Expr:
 
 def toposort(roots: Iterable[Expr]) -> list[Expr]:
     """Every expression reachable from the roots, operands first; without recursion."""
-    done: dict[Expr, None] = {}
-    for root in roots:
-        if root in done:
-            continue
-        path = [(root, iter(root.src))]  # down to here, each with the operands still to look at
-        while path:
-            e, operands = path[-1]
-            for s in operands:
-                if s not in done:
-                    path.append((s, iter(s.src)))
-                    break
-            else:
-                path.pop()
-                done[e] = None
-    return list(done)
+    return operands_first(roots)
 
 
 def rebuild(e: Expr, src: tuple[Expr, ...], rename: Callable[[Expr], Expr] = lambda a: a) -> Expr:

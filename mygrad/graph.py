@@ -63,6 +63,7 @@ from mygrad.helpers import (
     Place,
     Shape,
     located,
+    operands_first,
     prod,
     user_place,
 )
@@ -467,21 +468,7 @@ def detach(x: Node, label: object = None) -> Node:
 
 def toposort(roots: Iterable[Node]) -> list[Node]:
     """Every node reachable from the roots, operands first; without recursion."""
-    done: dict[Node, None] = {}
-    for root in roots:
-        if root in done:
-            continue
-        path = [(root, iter(root.src))]  # down to here, each with the operands still to look at
-        while path:
-            node, operands = path[-1]
-            for s in operands:
-                if s not in done:
-                    path.append((s, iter(s.src)))
-                    break
-            else:
-                path.pop()
-                done[node] = None
-    return list(done)
+    return operands_first(roots)
 
 
 _BY_TYPE = ALU | MOVEMENT | {Op.REDUCE}  # operations that are what they are by shapes and types

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import CodeType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from mygrad.errors import MissingPackageError, message
 
@@ -120,6 +120,33 @@ def power_of_two(n: int) -> int:
 def busy(trips: int, threads: int) -> float:
     """The share of the time for which threads are busy that take equal numbers of trips."""
     return trips / (ceildiv(trips, threads) * threads)
+
+
+class _HasOperands(Protocol):
+    @property
+    def src(self) -> tuple[Any, ...]: ...
+
+
+_Walked = TypeVar("_Walked", bound=_HasOperands)
+
+
+def operands_first(roots: Iterable[_Walked]) -> list[_Walked]:
+    """Everything reachable from the roots through `src`, operands first; without recursion."""
+    done: dict[_Walked, None] = {}
+    for root in roots:
+        if root in done:
+            continue
+        path = [(root, iter(root.src))]  # down to here, each with the operands still to look at
+        while path:
+            node, operands = path[-1]
+            for s in operands:
+                if s not in done:
+                    path.append((s, iter(s.src)))
+                    break
+            else:
+                path.pop()
+                done[node] = None
+    return list(done)
 
 
 def content_key(*parts: object) -> str:
