@@ -26,13 +26,13 @@ Invariants, checked by `verify`:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 from mygrad.dtype import DType, index
 from mygrad.errors import InternalError
 from mygrad.expr import Expr, describe, free_axes, toposort
-from mygrad.helpers import UNKNOWN, Location
+from mygrad.helpers import UNKNOWN, Location, content_key
 from mygrad.ops import SCATTER_MODES, Op
 
 
@@ -177,6 +177,17 @@ def _store_text(store: Store, done: dict[Expr, str]) -> str:
     if store.ordered_axes:
         line += f"  in order of {', '.join(f'i{a.arg[0]}' for a in store.ordered_axes)}"
     return line
+
+
+def named(kernel: Kernel, stem: str) -> Kernel:
+    """The kernel with a name that begins with `stem` and tells it from all others."""
+    made = replace(kernel, name="")
+    return replace(made, name=f"{stem}_{content_key(text(made))[:8]}")
+
+
+def stem_of(kernel: Kernel) -> str:
+    """What the name says of the kernel, without the mark that tells it from others."""
+    return kernel.name.rpartition("_")[0]
 
 
 # --- verification ---------------------------------------------------------------------------------

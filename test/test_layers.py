@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "config", "helpers"),
     ("dtype", "ops"),
     ("rewrite", "program", "numeric", "sorting"),
-    ("scalar", "algebra", "logic", "fold", "expr", "movement"),
+    ("scalar", "algebra", "logic", "fold", "expr", "domain", "movement"),
     ("graph", "kernel"),
     ("autograd", "schedule", "interpret"),
     ("codegen", "runtime"),

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mygrad.codegen.actions import LoopAxis, Schedule
+from mygrad.codegen.bounds import assume, spans
 from mygrad.codegen.scope import Pending, Scope
 from mygrad.codegen.stmt import Accumulator, Block, If, Loop, Put, Stmt, Tile, TileAxis
 from mygrad.expr import Expr, axis, const, floordiv, less, where, wrap
@@ -94,14 +95,20 @@ class Emitter:
             assert isinstance(left, int)
             return self.tile(scope, loop, region, left)
         if loop.stride == 1:
-            return [self.run(scope, loop, const(0), wrap(left), region.inside(loop, 1))]
+            return self.run(scope, loop, const(0), wrap(left), region.inside(loop, 1))
         if loop in self.nested:
             return self.outer(scope, loop, region, left)
         return self.peeled(scope, loop, region, left)
 
-    def run(self, scope: Scope, loop: LoopAxis, low: Expr, high: Expr, inside: Region) -> Loop:
-        """One sequential loop."""
-        return Loop(loop.axis, low, high, "seq", self.block(scope, inside))
+    def run(
+        self, scope: Scope, loop: LoopAxis, low: Expr, high: Expr, inside: Region
+    ) -> list[Stmt]:
+        """One sequential loop, or its parts that have something to do."""
+        block = self.block(scope, inside)
+        return [
+            Loop(loop.axis, s.low, s.high, "seq", assume(block, s.holds))
+            for s in spans(scope, low, high)
+        ]
 
     def tile(self, scope: Scope, loop: LoopAxis, region: Region, left: int) -> list[Stmt]:
         """Lockstep: whole steps as one tile, the partial step of an unrolled loop on its own."""
@@ -116,9 +123,7 @@ class Emitter:
             inner = self.block(scope, region.inside(loop, loop.stride, tile=True))
             made.append(_tile(TileAxis(loop.axis, full, full, "unroll"), inner))
         if rest:
-            made.append(
-                self.run(scope, loop, const(full), const(full + 1), region.inside(loop, rest))
-            )
+            made += self.run(scope, loop, const(full), const(full + 1), region.inside(loop, rest))
         return made
 
     def outer(self, scope: Scope, loop: LoopAxis, region: Region, left: int | Expr) -> list[Stmt]:
@@ -126,11 +131,11 @@ class Emitter:
         bound."""
         step = loop.stride
         if isinstance(left, int) and left % step == 0:
-            return [self.run(scope, loop, const(0), const(left // step), region.inside(loop, step))]
+            return self.run(scope, loop, const(0), const(left // step), region.inside(loop, step))
         trips = floordiv(wrap(left) + (step - 1), const(step))
         rest = wrap(left) - loop.axis * step
         here = where(less(rest, const(step)), rest, const(step))
-        return [self.run(scope, loop, const(0), trips, region.inside(loop, here))]
+        return self.run(scope, loop, const(0), trips, region.inside(loop, here))
 
     def peeled(self, scope: Scope, loop: LoopAxis, region: Region, left: int | Expr) -> list[Stmt]:
         """A loop around tiles: the whole ones, then what remains."""
@@ -139,10 +144,10 @@ class Emitter:
         full = floordiv(wrap(left), const(step))
         made: list[Stmt] = []
         if not (isinstance(left, int) and left < step):
-            made.append(self.run(scope, loop, const(0), full, region.inside(loop, step)))
+            made += self.run(scope, loop, const(0), full, region.inside(loop, step))
         if rest:
             trips = floordiv(wrap(left) + (step - 1), const(step))
-            made.append(self.run(scope, loop, full, trips, region.inside(loop, rest)))
+            made += self.run(scope, loop, full, trips, region.inside(loop, rest))
         return made
 
     def parallel(self, scope: Scope, loop: LoopAxis, region: Region) -> list[Stmt]:

@@ -31,6 +31,7 @@ from mygrad.codegen.prepare import (
 )
 from mygrad.codegen.scope import Pending, Scope
 from mygrad.codegen.stmt import Combine, If, Let, Put, Running, Stmt, Update
+from mygrad.domain import NONE, conditions, terms_of
 from mygrad.expr import (
     Expr,
     both,
@@ -72,6 +73,7 @@ class Placer:
         roots = [e for store in self.stores for e in roots_of(store)]
         roots += [h.value for h in self.handovers]
         self.staged: dict[Expr, Staged] = staged_values(schedule, roots)
+        self.terms = terms_of(roots)
         self._count_uses(toposort(roots))
         for k in kept:  # it is put into scratch memory, too
             self.uses[k.value] = self.uses.get(k.value, 0) + 1
@@ -80,6 +82,9 @@ class Placer:
         self.uses: dict[Expr, int] = {}
         self.pure: set[Expr] = set()  # made of loop indices alone
         affine = [store.index for store in self.stores]
+        for found in (*self.terms.values(), *(conditions(s.valid) for s in self.stores)):
+            self.unnamed |= found  # bounds.py looks for them
+            affine += (side for c in found for side in c.src)
         for e in nodes:
             for s in set(e.src):
                 self.uses[s] = self.uses.get(s, 0) + 1
@@ -137,7 +142,7 @@ class Placer:
         scope = self.store_scope(
             axes_of(store), store.ordered_axes, _scan_axis(store), deferred=bool(self.handovers)
         )
-        scope.leaves.append(self.put(store, scope))
+        scope.add(self.put(store, scope), conditions(store.valid))
 
     def place_handover(self, handover: Handover) -> None:
         """Put the result of a reduction into scratch memory, declared just outside of the deferred
@@ -146,7 +151,7 @@ class Placer:
         outside = next(s for s in scope.path if s.loop and s.loop.name in self.deferred).depth - 1
         scope.path[outside].copies.append((handover.scratch, {}))
         value = self.place(handover.value, scope)
-        scope.leaves.append(Put(handover.scratch.name, handover.index, value))
+        scope.add(Put(handover.scratch.name, handover.index, value))
 
     def store_scope(
         self,
@@ -205,7 +210,7 @@ class Placer:
         scope = at.inside(loops, nests)
         # the operands, because the value itself is what is read from the copy
         src = tuple(self.place(e, scope) for e in value.src)
-        scope.leaves.append(Put(staged.scratch.name, index, rebuild(value, src)))
+        scope.add(Put(staged.scratch.name, index, rebuild(value, src)))
 
     def copy_order(self, staged: Staged) -> list[LoopAxis]:
         """The loops of a copy: each thread copies what it reads; along lines of memory, which a
@@ -305,7 +310,7 @@ class Placer:
         if store.value is not e:
             finish = (Let(name, total), Put(store.slot, index, self.place(store.value, scope)))
             later = (If(last, finish, later),)
-        scope.leaves.append(If(first, (Put(store.slot, index, here),), later))
+        scope.add(If(first, (Put(store.slot, index, here),), later))
 
     # --- values -----------------------------------------------------------------------------------
 
@@ -417,7 +422,7 @@ class Placer:
         for kept in self.kept.values():
             if kept.body is e.src[0]:
                 self.keep(kept, home, scope)
-        scope.leaves.append(Update(name, self.place(e.src[0], scope)))
+        scope.add(Update(name, self.place(e.src[0], scope)), self.terms.get(e, NONE))
         return result
 
     def keep(self, kept: Kept, home: Scope, scope: Scope) -> None:
@@ -431,7 +436,7 @@ class Placer:
         if all(c is not kept.scratch for c, _ in at.copies):
             at.copies.append((kept.scratch, {}))
         self.affine |= {e for e in toposort([kept.index]) if e.op in (Op.ADD, Op.MUL)}
-        scope.leaves.append(Put(kept.scratch.name, kept.index, self.place(kept.value, scope)))
+        scope.add(Put(kept.scratch.name, kept.index, self.place(kept.value, scope)))
 
     def check_row(self, e: Expr, filled: Expr, scope: Scope) -> None:
         """A row is read inside of the loops of the reduction that fills it."""

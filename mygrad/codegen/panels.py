@@ -198,7 +198,7 @@ def place(placer: Placer, t: Tensor) -> None:
         )
         for fresh in (True, False)
     ]
-    inner.leaves.append(made[0] if is_true(first) else If(first, (made[0],), (made[1],)))
+    inner.add(made[0] if is_true(first) else If(first, (made[0],), (made[1],)))
 
 
 class _Pack:
@@ -234,7 +234,7 @@ class _Pack:
         affine = toposort([index, *(e.src[0] for e in loads)])
         placer.affine |= {e for e in affine if e.op in (Op.ADD, Op.MUL)}
         inside = scope.inside(loops, nests)
-        inside.leaves.append(Put(self.name, index, placer.place(value, inside)))
+        inside.add(Put(self.name, index, placer.place(value, inside)))
 
     # --- the points of a panel --------------------------------------------------------------------
 

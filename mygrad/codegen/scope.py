@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mygrad.codegen.actions import LoopAxis, ScheduleError
-from mygrad.codegen.stmt import Scratch, Stmt
+from mygrad.codegen.stmt import Running, Scratch, Stmt, Update
+from mygrad.domain import NONE, Conditions
 from mygrad.dtype import DType
 from mygrad.expr import Expr, free_axes
 from mygrad.ops import Op
@@ -54,6 +55,7 @@ class Scope:
         self.phases: list[Phase] = [Phase()]
         self.nests: dict[LoopAxis, Scope] = {}
         self.leaves: list[Stmt] = []
+        self.needed: list[Conditions] = []  # of each leaf: outside of them it has no effect
         self.copies: list[tuple[Scratch, dict[LoopAxis, Scope]]] = []  # staged operands
         self.values: dict[Expr, Expr] = {}  # expression -> the name that holds it
         self.phase_of: dict[Expr, int] = {}
@@ -69,6 +71,20 @@ class Scope:
         while len(self.phases) <= number:
             self.phases.append(Phase())
         return self.phases[number]
+
+    def add(self, leaf: Stmt, needed: Conditions = NONE) -> None:
+        """Put a statement at the end; outside of one of the conditions it has no effect."""
+        self.leaves.append(leaf)
+        self.needed.append(needed)
+
+    def conditions(self) -> Conditions:
+        """The conditions outside of which nothing in this scope has an effect. Whatever else
+        stands here serves its leaves alone; a scan goes on, whether they are needed or not."""
+        lets = (s for phase in self.phases for s in phase.lets)
+        if any(isinstance(s, Update | Running) for s in lets):
+            return NONE
+        found = [*self.needed, *(s.conditions() for s in self.nests.values())]
+        return frozenset.intersection(*found) if found else NONE
 
     def level(self, e: Expr) -> int:
         """The depth of the outermost scope of the path where all free axes of `e` are bound."""

@@ -28,8 +28,8 @@ from itertools import pairwise
 
 from mygrad import expr
 from mygrad.expr import Expr
-from mygrad.helpers import ceildiv, content_key, prod
-from mygrad.kernel import Kernel, Store, roots_of, store_axes, text
+from mygrad.helpers import ceildiv, prod
+from mygrad.kernel import Kernel, Store, named, roots_of, store_axes
 from mygrad.ops import Op
 from mygrad.schedule import cost, reshape_axes
 from mygrad.schedule.steps import Memory, Step
@@ -480,7 +480,6 @@ def _block_kernel(
     share = max(ceildiv(draft.rows, rows), 1)
     result = replace(
         kernel,
-        name="",
         axes=axes,
         stores=stores,
         buffers=buffers,
@@ -490,7 +489,7 @@ def _block_kernel(
     )
     stem = kernel.name.partition("_")[0]
     name = f"{stem}_{'x'.join(str(a.arg[1]) for a in axes) or 1}"
-    return replace(result, name=f"{name}_{content_key(text(result))[:8]}")
+    return named(result, name)
 
 
 def _in_local(

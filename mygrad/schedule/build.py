@@ -19,8 +19,7 @@ from mygrad import expr, graph, movement
 from mygrad.dtype import DType
 from mygrad.expr import Expr
 from mygrad.graph import Node
-from mygrad.helpers import content_key
-from mygrad.kernel import BufferInfo, Kernel, Store, roots_of, text
+from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of
 from mygrad.ops import ALU, MOVEMENT, Op
 from mygrad.schedule import cost, reshape_axes
 from mygrad.schedule.facts import moved
@@ -420,8 +419,7 @@ def _kernel(
     buffers = tuple(BufferInfo(*info, slot in written) for slot, info in enumerate(infos))
     kernel = Kernel("", axes, stores, buffers, _params(stores))
     flops, nbytes = _work(kernel)
-    name = f"{_name(kind, rows, kernel)}_{content_key(text(kernel))[:8]}"
-    return replace(kernel, name=name, flops=flops, bytes=nbytes)
+    return replace(named(kernel, _name(kind, rows, kernel)), flops=flops, bytes=nbytes)
 
 
 def _params(stores: tuple[Store, ...]) -> tuple[tuple[str, int, int], ...]:

@@ -18,8 +18,7 @@ from dataclasses import replace
 from mygrad import expr
 from mygrad.expr import Expr
 from mygrad.graph import HostCall
-from mygrad.helpers import content_key
-from mygrad.kernel import Kernel, Store, roots_of, text
+from mygrad.kernel import Kernel, Store, named, roots_of, stem_of
 from mygrad.ops import Op
 from mygrad.schedule.bands import users_of, written_by
 from mygrad.schedule.steps import Memory, Step
@@ -118,9 +117,7 @@ def _with_one_slot(kernel: Kernel, written: int, read: int) -> Kernel | None:
             moved[e] = expr.load(number[e.arg], e.dtype, *src)
     stores = tuple(_moved(s, number[s.slot], moved) for s in kernel.stores)
     buffers = tuple(kernel.buffers[slot] for slot in slots)
-    result = replace(kernel, name="", stores=stores, buffers=buffers)
-    stem = kernel.name.rsplit("_", 1)[0]
-    return replace(result, name=f"{stem}_{content_key(text(result))[:8]}")
+    return named(replace(kernel, stores=stores, buffers=buffers), stem_of(kernel))
 
 
 def _reads(e: Expr, slot: int) -> bool:

@@ -18,7 +18,7 @@ from mygrad.config import config
 from mygrad.errors import InternalError
 from mygrad.graph import Node
 from mygrad.ops import Op
-from mygrad.schedule import bands, memory, remat
+from mygrad.schedule import bands, masks, memory, remat
 from mygrad.schedule.build import Builder, Built
 from mygrad.schedule.homes import STEPS, Group, Homes
 from mygrad.schedule.joins import join_parts
@@ -38,6 +38,7 @@ PIPELINE = (
     "build kernels",
     "share kernels",
     "order",
+    "say masks wherever they hold",
     "form bands",
     "update state where it is",
     "meet the memory budget",
@@ -184,7 +185,7 @@ class _Planner:
         for i in separate:
             if arrays[i].kind == "temporary":
                 arrays[i] = replace(arrays[i], kind="separate")
-        steps, arrays = bands.form(planned, arrays)
+        steps, arrays = bands.form(masks.apply(planned, arrays), arrays)
         inputs_at = {m.number: i for i, m in enumerate(arrays) if m.kind == "input"}
         pairs = [(results[r], inputs_at[slot]) for r, slot in in_place if slot in inputs_at]
         steps, place = overwrite(steps, arrays, results, pairs)

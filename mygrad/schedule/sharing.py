@@ -18,8 +18,7 @@ from typing import NamedTuple
 from mygrad import expr
 from mygrad.algebra import linear
 from mygrad.expr import Expr
-from mygrad.helpers import content_key
-from mygrad.kernel import Kernel, Store, roots_of, text
+from mygrad.kernel import Kernel, Store, named, roots_of, stem_of
 from mygrad.ops import Op
 from mygrad.schedule.build import Built
 
@@ -110,8 +109,7 @@ def _unite(found: list[_Bare]) -> dict[Kernel, tuple[Kernel, tuple[tuple[str, in
             moved[e] = _load_from(e, e.src[0] + place)
     stores = _with_loads(found[0].stores, moved)
     made = replace(first, stores=stores, params=tuple(sorted((*first.params, *params.values()))))
-    stem = first.name.rsplit("_", 1)[0]
-    made = replace(made, name=f"{stem}_{content_key(text(replace(made, name='')))[:8]}")
+    made = named(made, stem_of(first))
     return {
         bare.kernel: (
             made,

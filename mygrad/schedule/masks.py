@@ -1,0 +1,274 @@
+"""Masks that reach over kernels: what is masked out is neither stored nor read.
+
+    s[t, k] = sum q[t, d] k[k, d]                        s[t, k] = .. if k <= t
+    p[t, k] = where(k <= t, exp(s[t, k]), 0)        ->   p[t, k] = exp(s[t, k]) if k <= t
+    o[t, d] = sum over k of p[t, k] v[k, d]              o[t, d] = sum of where(k <= t, p[t, k], 0) v[k, d]
+
+Two passes over the steps, for arrays that one kernel writes and that only kernels touch:
+
+1. *forward*: an array that is 0 outside of a condition is read under that condition (domain.py says
+   where a value is 0);
+2. *backward*: an array that all kernels read under a condition is stored only where it holds. Its
+   other elements are never written, so each read of it stays under the condition.
+
+Lowering then leaves out of every loop the steps that nobody needs (codegen/bounds.py). A condition
+of one kernel is said in terms of the array, as bounds on digits of the element's number, and in the
+next kernel again in terms of its loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from mygrad import dtype as dt
+from mygrad import expr
+from mygrad.domain import NONE, Conditions, conditions, nothing
+from mygrad.expr import Expr, both, const, less
+from mygrad.helpers import prod
+from mygrad.kernel import Kernel, Store, named, roots_of, stem_of
+from mygrad.logic import bound_on, conjuncts, invert
+from mygrad.ops import Op
+from mygrad.schedule.steps import Memory, Step
+
+LEAST = 4096  # elements of an array, and of a kernel: others are not worth the looking
+TRUE = const(True, dt.bool_)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """low <= sum(factor * digit) <= high over digits (stride, extent, factor) of an element's
+    number n: a digit is n // stride % extent."""
+
+    digits: tuple[tuple[int, int, int], ...]
+    low: int
+    high: int
+
+    def at(self, index: Expr) -> Expr | None:
+        """The condition for the element at an index; None if its digits cannot be read off."""
+        total = const(0)
+        for stride, extent, factor in self.digits:
+            found = digit(index, stride, extent)
+            if found is None:
+                return None
+            total = total + found * factor
+        return both(less(const(self.low - 1), total), less(total, const(self.high + 1)))
+
+
+def digit(index: Expr, stride: int, extent: int) -> Expr | None:
+    """index // stride % extent, if that is a part of the sum `index`."""
+    terms, constant = expr.linear(index)
+    found, low, high = const(constant // stride % extent), constant % stride, 0
+    high = low
+    for term, step in terms.items():
+        if step % (stride * extent) == 0:
+            continue
+        if term.low is None or term.high is None or term.low < 0 or step < 0:
+            return None
+        if step % stride == 0:
+            found = found + term * (step // stride)
+        else:
+            high += step * term.high
+    fits = high < stride and found.low is not None and found.high is not None
+    return found if fits and found.low >= 0 and found.high < extent else None  # type: ignore[operator]
+
+
+def bound_of(condition: Expr, index: Expr) -> Bound | None:
+    """A condition on axes that are digits of an index, said of the element."""
+    bound = bound_on(condition)
+    assert bound is not None
+    total, low, high = bound
+    terms, constant = expr.linear(total)
+    strides = expr.linear(index)[0]
+    digits = []
+    for axis, factor in terms.items():
+        stride = strides.get(axis, 0)
+        if axis.op is not Op.AXIS or stride <= 0 or digit(index, stride, axis.arg[1]) is not axis:
+            return None
+        digits.append((stride, axis.arg[1], factor))
+    return Bound(tuple(sorted(digits)), low - constant, high - constant)
+
+
+def apply(steps: Sequence[Step], arrays: Sequence[Memory]) -> list[Step]:
+    """The steps with masks said wherever they hold."""
+    done = list(steps)
+    writers = _writers(done, arrays)
+    masked = {i for i, at in writers.items() if _has_mask(done[at])}
+    if not masked and not any(map(_has_mask, done)):
+        return done
+    zero: dict[int, frozenset[Bound]] = {}
+    for at, step in enumerate(done):
+        step = done[at] = _read_under(step, zero)
+        zero |= _zeros(step, {i for i, by in writers.items() if by == at})
+    readers: dict[int, list[tuple[Expr, Conditions]]] = {}
+    partly: dict[int, frozenset[Bound]] = {}
+    for at in reversed(range(len(done))):
+        for i in [i for i, by in writers.items() if by == at]:
+            wanted = _wanted(readers.get(i, []))
+            if wanted:
+                partly[i] = wanted
+                done[at] = _store_under(done[at], i, wanted)
+        for i, read in _reads(done[at]):
+            readers.setdefault(i, []).append(read)
+    return [_read_under(s, partly) for s in done]
+
+
+def _has_mask(step: Step) -> bool:
+    """Whether a kernel masks something."""
+    if not isinstance(step.what, Kernel) or prod(a.arg[1] for a in step.what.axes) < LEAST:
+        return False
+    masks = (e.src[0] for e in step.what.nodes if e.op is Op.WHERE)
+    return any(conditions(c) | conditions(invert(c)) for c in masks)
+
+
+def _writers(steps: Sequence[Step], arrays: Sequence[Memory]) -> dict[int, int]:
+    """By array the step that writes it, for those that only kernels touch, one of them by a plain
+    store."""
+    found: dict[int, int] = {}
+    refused: set[int] = set()
+    for at, step in enumerate(steps):
+        if not isinstance(step.what, Kernel):
+            refused.update(step.arguments)
+            continue
+        stores = [s.slot for s in step.what.stores]
+        for store in step.what.stores:
+            i = step.arguments[store.slot]
+            about = arrays[i]
+            plain = store.mode == "set" and store.valid is None and stores.count(store.slot) == 1
+            large = about.kind == "temporary" and prod(about.shape) >= LEAST
+            if i in found or not plain or not large or step.arguments.count(i) > 1:
+                refused.add(i)
+            found[i] = at
+        loaded = {e.arg for e in step.what.nodes if e.op is Op.LOAD}
+        refused.update(step.arguments[n] for n in loaded.intersection(stores))
+    return {i: at for i, at in found.items() if i not in refused}
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _read_under(step: Step, known: dict[int, frozenset[Bound]]) -> Step:
+    """The step with its reads of some arrays under the conditions that are known of these."""
+    kernel = step.what
+    if not isinstance(kernel, Kernel) or known.keys().isdisjoint(step.arguments):
+        return step
+    reads: dict[Expr, Expr] = {}
+    for e in kernel.nodes:
+        if e.op is Op.LOAD:
+            found = [b.at(e.src[0]) for b in known.get(step.arguments[e.arg], ())]
+            mask = reduce(both, (c for c in found if c is not None), TRUE)
+            reads[e] = expr.where(mask, e, const(0, e.dtype))
+    if all(new is e for e, new in reads.items()):
+        return step
+    return _with(step, [_told(_substituted(s, reads)) for s in kernel.stores])
+
+
+def _substituted(store: Store, mapping: dict[Expr, Expr]) -> Store:
+    return replace(store, value=expr.substitute(store.value, mapping))
+
+
+def _told(store: Store) -> Store:
+    """A store in which what stands under a condition does not ask for it again."""
+    known = dict.fromkeys(conjuncts(store.valid) if store.valid is not None else (), TRUE)
+    done: dict[Expr, Expr] = {}
+    for e in expr.toposort([store.value]):
+        src = tuple(done[s] for s in e.src)
+        if e.op is Op.WHERE:
+            holds = dict.fromkeys(conjuncts(src[0]), TRUE)
+            src = (src[0], expr.substitute(src[1], holds), src[2])
+        same = all(a is b for a, b in zip(src, e.src, strict=True))
+        done[e] = e if same else expr.rebuild(e, src)
+        if e.op is Op.MUL and all(s.op is Op.WHERE for s in src):
+            done[e] = _one_mask(e, *src)
+    return replace(store, value=expr.substitute(done[store.value], known))
+
+
+def _one_mask(e: Expr, a: Expr, b: Expr) -> Expr:
+    """where(c, x, 0) * where(c, y, 0) = where(c, x * y, 0)"""
+    zeros = all(s.src[2].op is Op.CONST and s.src[2].arg == 0 for s in (a, b))
+    if zeros and a.src[0] is b.src[0]:
+        return expr.where(a.src[0], expr.alu(Op.MUL, a.src[1], b.src[1]), a.src[2])
+    return expr.rebuild(e, (a, b))
+
+
+def _zeros(step: Step, own: Iterable[int]) -> dict[int, frozenset[Bound]]:
+    """For the arrays that a step writes the bounds outside of which they are 0."""
+    made: dict[int, frozenset[Bound]] = {}
+    for i in own:
+        store = _store_of(step, i)
+        found = nothing([store.value])[store.value][0] or NONE
+        bounds = {bound_of(c, store.index) for c in found}
+        if bounds - {None}:
+            made[i] = frozenset(b for b in bounds if b is not None)
+    return made
+
+
+# --- storing --------------------------------------------------------------------------------------
+
+
+def _store_of(step: Step, array: int) -> Store:
+    assert isinstance(step.what, Kernel)
+    return next(s for s in step.what.stores if step.arguments[s.slot] == array)
+
+
+def _wanted(reads: Sequence[tuple[Expr, Conditions]]) -> frozenset[Bound]:
+    """The bounds under which all reads of an array happen."""
+    if not reads:
+        return frozenset()
+    index, under = reads[0]
+    found = (bound_of(c, index) for c in under)
+    return frozenset(b for b in found if b is not None and all(_is_under(b, *r) for r in reads))
+
+
+def _is_under(bound: Bound, index: Expr, under: Conditions) -> bool:
+    condition = bound.at(index)
+    return condition is not None and under.issuperset(conjuncts(condition))
+
+
+def _store_under(step: Step, array: int, bounds: frozenset[Bound]) -> Step:
+    """The step with an array stored only where the bounds hold."""
+    assert isinstance(step.what, Kernel)
+    store = _store_of(step, array)
+    masks = [b.at(store.index) for b in sorted(bounds, key=str)]
+    if None in masks:
+        return step
+    valid = reduce(both, (m for m in masks if m is not None))
+    made = _told(replace(store, valid=valid))
+    return _with(step, [made if s is store else s for s in step.what.stores])
+
+
+def _reads(step: Step) -> list[tuple[int, tuple[Expr, Conditions]]]:
+    """The arrays that a kernel reads, each with an index and the conditions that hold there for
+    whatever is done with the value."""
+    kernel = step.what
+    if not isinstance(kernel, Kernel):
+        return []
+    zero = nothing(kernel.nodes)
+    under: dict[Expr, Conditions] = {}
+
+    def reach(e: Expr, holds: Conditions) -> None:
+        under[e] = under[e] & holds if e in under else holds
+
+    for store in kernel.stores:
+        for root in roots_of(store):
+            reach(root, conditions(store.valid) if root is store.value else NONE)
+    for e in reversed(kernel.nodes):
+        for n, s in enumerate(e.src):
+            holds = under[e]
+            if e.op is Op.WHERE and n:
+                holds |= conditions(e.src[0] if n == 1 else invert(e.src[0]))
+            elif e.op is Op.MUL:
+                holds |= zero[e.src[1 - n]][0] or NONE
+            elif e.op is Op.LOAD and n == 0 and len(e.src) == 2:
+                holds |= conditions(e.src[1])
+            reach(s, holds)
+    loads = (e for e in kernel.nodes if e.op is Op.LOAD)
+    return [(step.arguments[e.arg], (e.src[0], under[e])) for e in loads]
+
+
+def _with(step: Step, stores: Sequence[Store]) -> Step:
+    """The step with other stores in its kernel."""
+    assert isinstance(step.what, Kernel)
+    made = replace(step.what, stores=tuple(stores))
+    return replace(step, what=named(made, stem_of(step.what)))
