@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from mygrad import dtype as dt
@@ -22,6 +22,7 @@ from mygrad.dtype import DType
 from mygrad.expr import Expr, alu, axis, both, const, less, load, reduce, scan
 from mygrad.helpers import prod
 from mygrad.kernel import BufferInfo, Kernel, Store, axis_sets
+from mygrad.numeric import identity
 from mygrad.ops import SCATTER_MODES, Op
 
 EXTENTS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 19, 31, 32, 33, 40, 65, 131)
@@ -288,8 +289,36 @@ def moves(rng: Random) -> Kernel:
     return m.kernel("moves", axes)
 
 
+def masked(rng: Random) -> Kernel:
+    """Sums and maxima of which a condition on two axes leaves a triangle or a band, over parts of
+    arrays that are stored and read under it."""
+    m = Maker(rng)
+    batch, t, s, d = m.axes(0, 1), m.axis(), m.axis(), m.axis()
+    apart = rng.choice((1, 1, 1, 2)) * t - rng.choice((1, 1, 1, 3)) * s + rng.choice((0, 0, 2, -3))
+    inside = less(const(-1), apart)
+    if rng.random() < 0.3:
+        inside = both(inside, less(apart, const(rng.choice((1, 3, 8)))))
+    x = m.read([*batch, *rng.sample((t, s), 2)])
+    kind = rng.choice(("product", "turned", "high", "stored"))
+    if kind == "stored":
+        depth = m.axis()
+        value = reduce(Op.ADD, mul(m.read([*batch, t, depth]), m.read([s, depth])), (depth,))
+        m.store([*batch, t, s], m.epilogue([*batch, t, s], value))
+        m.stores[0] = replace(m.stores[0], valid=inside)
+        return m.kernel("masked", [*batch, t, s])
+    if kind == "high":
+        low = const(identity(Op.MAX, x.dtype), x.dtype)
+        m.store([*batch, t], reduce(Op.MAX, ex.where(inside, x, low), (s,)))
+        return m.kernel("masked", [*batch, t])
+    row, term = (t, s) if kind == "product" else (s, t)
+    zero = const(0, x.dtype)
+    total = reduce(Op.ADD, mul(ex.where(inside, x, zero), m.read([*batch, term, d])), (term,))
+    m.store([*batch, row, d], m.epilogue([*batch, row, d], total))
+    return m.kernel("masked", [*batch, row, d])
+
+
 FAMILIES: dict[str, Callable[[Random], Kernel]] = {
-    f.__name__: f for f in (product, convolution, rows, sums, scans, scatter, gather, moves)
+    f.__name__: f for f in (product, convolution, rows, sums, scans, scatter, gather, moves, masked)
 }
 
 

@@ -151,7 +151,8 @@ class Placer:
         outside = next(s for s in scope.path if s.loop and s.loop.name in self.deferred).depth - 1
         scope.path[outside].copies.append((handover.scratch, {}))
         value = self.place(handover.value, scope)
-        scope.add(Put(handover.scratch.name, handover.index, value))
+        needed = frozenset.intersection(*(conditions(s.valid) for s in self.stores))
+        scope.add(Put(handover.scratch.name, handover.index, value), needed)
 
     def store_scope(
         self,

@@ -21,6 +21,7 @@ TILE_REUSE = 16  # a register tile computes a shared operand once for about this
 AGAIN = 4.0  # times that a sum may be computed to be one with the sum over it
 AGAIN_HEAVY = 1.5  # and a product, such as those of windows that overlap
 EPILOGUE_ROWS = 32  # rows a row kernel needs, so that threads can share them
+ROW_SUM = 128  # times the work of a sum over rows: a product so large is better off without it
 SMALL = 16384  # elements below which a kernel runs on one thread anyway
 TINY = 1024  # elements up to which it makes no difference whether a value is stored
 MAX_OPERATIONS = 300  # in the expression of one value: compile time grows with it

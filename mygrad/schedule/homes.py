@@ -50,7 +50,7 @@ class Group:
     rows: list[frozenset[Expr]] = field(
         default_factory=list
     )  # axes of inner reductions, a nested chain
-    heavy: bool = False  # has a reduction that reads its operands many times
+    heavy: int = 0  # elements that a reduction reads which reads its operands many times
     initial: bool = False  # computes the first operand of a SCATTER, in the place of the result
     fresh_axes: int = 0
 
@@ -273,6 +273,8 @@ class Homes:
         if len(rows) < len(group.axes):
             if cost.extents(rows) < cost.EPILOGUE_ROWS and _work(node) > cost.SMALL:
                 return f"only {cost.extents(rows)} rows to share among threads"
+            if group.heavy > cost.ROW_SUM * _work(node):
+                return "a product that holds it would have to go row by row"
         elif node.op is Op.REDUCE and self._is_heavy(node) and group.heavy:
             return "its reader already holds a large reduction"
         if not _nested(rows, group.rows):
@@ -288,7 +290,7 @@ class Homes:
         assert rows is not None
         demand.group.rows.append(rows)
         if node.op is Op.REDUCE and len(rows) == len(demand.group.axes):
-            demand.group.heavy |= self._is_heavy(node)
+            demand.group.heavy = self._is_heavy(node) * _work(node)
 
     # --- buffers ----------------------------------------------------------------------------------
 
@@ -329,7 +331,7 @@ class Homes:
             group.index = group.new_axes(shape)
             group.axes = tuple(i for i in group.index if i.op is Op.AXIS)
         group.outputs[node] = group.index
-        group.heavy = node.op is Op.REDUCE and self._is_heavy(node)
+        group.heavy = self._is_heavy(node) * _work(node) if node.op is Op.REDUCE else 0
         self.groups.append(group)
         return group
 

@@ -25,11 +25,12 @@ from functools import reduce
 from mygrad import dtype as dt
 from mygrad import expr
 from mygrad.domain import NONE, Conditions, conditions, nothing
-from mygrad.expr import Expr, both, const, less
+from mygrad.expr import Expr, both, const, floordiv, less, modulo
 from mygrad.helpers import prod
 from mygrad.kernel import Kernel, Store, named, roots_of, stem_of
 from mygrad.logic import bound_on, conjuncts, invert
 from mygrad.ops import Op
+from mygrad.schedule import reshape_axes
 from mygrad.schedule.steps import Memory, Step
 
 LEAST = 4096  # elements of an array, and of a kernel: others are not worth the looking
@@ -45,33 +46,17 @@ class Bound:
     low: int
     high: int
 
-    def at(self, index: Expr) -> Expr | None:
-        """The condition for the element at an index; None if its digits cannot be read off."""
+    def at(self, index: Expr) -> Expr:
+        """The condition for the element at an index."""
         total = const(0)
         for stride, extent, factor in self.digits:
-            found = digit(index, stride, extent)
-            if found is None:
-                return None
-            total = total + found * factor
+            total = total + digit(index, stride, extent) * factor
         return both(less(const(self.low - 1), total), less(total, const(self.high + 1)))
 
 
-def digit(index: Expr, stride: int, extent: int) -> Expr | None:
-    """index // stride % extent, if that is a part of the sum `index`."""
-    terms, constant = expr.linear(index)
-    found, low, high = const(constant // stride % extent), constant % stride, 0
-    high = low
-    for term, step in terms.items():
-        if step % (stride * extent) == 0:
-            continue
-        if term.low is None or term.high is None or term.low < 0 or step < 0:
-            return None
-        if step % stride == 0:
-            found = found + term * (step // stride)
-        else:
-            high += step * term.high
-    fits = high < stride and found.low is not None and found.high is not None
-    return found if fits and found.low >= 0 and found.high < extent else None  # type: ignore[operator]
+def digit(index: Expr, stride: int, extent: int) -> Expr:
+    """index // stride % extent"""
+    return modulo(floordiv(index, const(stride)), const(extent))
 
 
 def bound_of(condition: Expr, index: Expr) -> Bound | None:
@@ -157,11 +142,17 @@ def _read_under(step: Step, known: dict[int, frozenset[Bound]]) -> Step:
     for e in kernel.nodes:
         if e.op is Op.LOAD:
             found = [b.at(e.src[0]) for b in known.get(step.arguments[e.arg], ())]
-            mask = reduce(both, (c for c in found if c is not None), TRUE)
-            reads[e] = expr.where(mask, e, const(0, e.dtype))
-    if all(new is e for e, new in reads.items()):
+            reads[e] = expr.where(reduce(both, found, TRUE), e, const(0, e.dtype))
+    stores = tuple(_told(_substituted(s, reads)) for s in kernel.stores)
+    axes, stores = reshape_axes.simplify(kernel.axes, stores)  # digits may be parts of axes
+    if _divisions(stores) > _divisions(kernel.stores):  # the condition would bound nothing
         return step
-    return _with(step, [_told(_substituted(s, reads)) for s in kernel.stores])
+    return _with(step, axes, stores)
+
+
+def _divisions(stores: Iterable[Store]) -> int:
+    nodes = expr.toposort(e for s in stores for e in roots_of(s))
+    return sum(e.op in (Op.IDIV, Op.MOD) for e in nodes)
 
 
 def _substituted(store: Store, mapping: dict[Expr, Expr]) -> Store:
@@ -222,20 +213,17 @@ def _wanted(reads: Sequence[tuple[Expr, Conditions]]) -> frozenset[Bound]:
 
 
 def _is_under(bound: Bound, index: Expr, under: Conditions) -> bool:
-    condition = bound.at(index)
-    return condition is not None and under.issuperset(conjuncts(condition))
+    return under.issuperset(conjuncts(bound.at(index)))
 
 
 def _store_under(step: Step, array: int, bounds: frozenset[Bound]) -> Step:
     """The step with an array stored only where the bounds hold."""
     assert isinstance(step.what, Kernel)
     store = _store_of(step, array)
-    masks = [b.at(store.index) for b in sorted(bounds, key=str)]
-    if None in masks:
-        return step
-    valid = reduce(both, (m for m in masks if m is not None))
+    valid = reduce(both, (b.at(store.index) for b in sorted(bounds, key=str)))
     made = _told(replace(store, valid=valid))
-    return _with(step, [made if s is store else s for s in step.what.stores])
+    stores = tuple(made if s is store else s for s in step.what.stores)
+    return _with(step, *reshape_axes.simplify(step.what.axes, stores))
 
 
 def _reads(step: Step) -> list[tuple[int, tuple[Expr, Conditions]]]:
@@ -267,8 +255,10 @@ def _reads(step: Step) -> list[tuple[int, tuple[Expr, Conditions]]]:
     return [(step.arguments[e.arg], (e.src[0], under[e])) for e in loads]
 
 
-def _with(step: Step, stores: Sequence[Store]) -> Step:
-    """The step with other stores in its kernel."""
+def _with(step: Step, axes: tuple[Expr, ...], stores: tuple[Store, ...]) -> Step:
+    """The step with other axes and stores in its kernel."""
     assert isinstance(step.what, Kernel)
-    made = replace(step.what, stores=tuple(stores))
+    if stores == step.what.stores:
+        return step
+    made = replace(step.what, axes=axes, stores=stores)
     return replace(step, what=named(made, stem_of(step.what)))

@@ -13,7 +13,7 @@ from mygrad import dtype as dt
 from mygrad.config import config
 from mygrad.errors import DTypeError, IndexRangeError, ShapeError, message
 from mygrad.tensor.base import Base
-from mygrad.tensor.mode import precise_type
+from mygrad.tensor.mode import precise_type, product_type
 from mygrad.tensor.nodes import check_integer
 from mygrad.tensor.random import Random
 from mygrad.tensor.reduce import accumulator
@@ -157,8 +157,15 @@ class Losses(Random):
         if attn_mask is not None:
             mask = self._lift(attn_mask)
             scores = mask.where(scores, -math.inf) if mask.dtype is dt.bool_ else scores + mask
-        weights = scores.softmax(-1).cast(self.dtype)
-        return weights.dropout(dropout_p, training=dropout_p > 0) @ value
+        if not scores.numel():
+            return scores @ value
+        weights, inverse = scores._exponentials(-1)
+        # what makes their sum 1 is a factor of the result, and of what comes back to it, which
+        # have fewer elements; but sums of float16 would overflow
+        late = product_type(self.dtype) is not dt.float16
+        weights = (weights if late else weights * inverse).cast(self.dtype)
+        result = weights.dropout(dropout_p, training=dropout_p > 0) @ value
+        return (result * inverse).cast(result.dtype) if late else result
 
     # --- losses ---
 

@@ -226,6 +226,12 @@ class Reduce(Joining):
         gradients."""
         return self - self.detach().max(axis, keepdim=True)
 
+    def _exponentials(self, axis: int) -> tuple[Self, Self]:
+        """e^(x - max) along an axis and one over their sum: one division for a row, because
+        dividing its elements takes longer than their exponentials."""
+        e = self.cast(accumulator(self.dtype))._shifted(axis).exp()
+        return e, e.sum(axis, keepdim=True).reciprocal()
+
     @axis_names
     def softmax(self, axis: int = -1, dtype: DTypeLike | None = None) -> Self:
         """e^x / sum e^x along an axis."""
@@ -233,9 +239,8 @@ class Reduce(Joining):
         x = self._as_float() if dtype is None else self.cast(dtype)
         if not x.numel():
             return x
-        e = x.cast(accumulator(x.dtype))._shifted(axis).exp()
-        # one division for a row: dividing its elements takes longer than their exponentials
-        return (e * e.sum(axis, keepdim=True).reciprocal()).cast(x.dtype)
+        e, inverse = x._exponentials(axis)
+        return (e * inverse).cast(x.dtype)
 
     @axis_names
     def log_softmax(self, axis: int = -1, dtype: DTypeLike | None = None) -> Self:
