@@ -6,21 +6,23 @@
 So a sum over s of the first has terms for s <= t alone, and nobody has to look at the others: half
 of them in an attention that is causal, all but a few in one that sees a window.
 
-Two rules are those of a mask, and not of IEEE 754: a zero that a condition puts into a product makes
-it zero, and minus infinity stays what it is, whatever the other operand is. They differ where that
-is infinite or not a number: what was masked out has no say.
+Two rules are those of a mask, and not of IEEE 754: a zero that a condition puts into a product
+makes it zero, and minus infinity stays what it is, whatever the other operand is. They differ where
+that is infinite or not a number: what was masked out has no say.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 
-from mygrad.expr import Expr, free_axes, linear, toposort
+from mygrad.dtype import bool_
+from mygrad.expr import Expr, both, const, free_axes, linear, order, toposort, where
 from mygrad.logic import bound_on, conjuncts, invert
+from mygrad.numeric import identity
 from mygrad.ops import Op
 
 Conditions = frozenset[Expr]
@@ -50,6 +52,13 @@ def terms_of(roots: Iterable[Expr]) -> dict[Expr, Conditions]:
         for e in found
         if e.op is Op.REDUCE and e.arg[0] in (Op.ADD, Op.MAX)
     }
+
+
+def masked(e: Expr, needed: Conditions) -> Expr:
+    """The body of a reduction, which is nothing outside of the conditions whatever its operands
+    are: a zero times infinity would not be."""
+    mask = reduce(both, sorted(needed, key=order), const(True, bool_))
+    return where(mask, e.src[0], const(identity(e.arg[0], e.dtype), e.dtype))
 
 
 Nothing = tuple[Conditions | None, Conditions | None]
@@ -85,6 +94,8 @@ def _of_operation(e: Expr, src: list[Nothing]) -> Nothing:
     if e.op is Op.MUL:
         factors = [s for s in e.src if s.op is Op.CONST and s.arg > 0]
         return _either(src[0][0], src[1][0]), _either(src[0][1], src[1][1]) if factors else NONE
+    if e.op is Op.DIV and e.src[1].op is Op.CONST and e.src[1].arg > 0:
+        return src[0]
     if e.op is Op.ADD:
         return _both(src[0][0], src[1][0]), _either(src[0][1], src[1][1])
     if e.op is Op.MAX:
@@ -109,6 +120,12 @@ def _both(a: Conditions | None, b: Conditions | None) -> Conditions | None:
 def _outside(found: Conditions | None, axes: tuple[Expr, ...]) -> Conditions | None:
     """Conditions that do not depend on the axes of a reduction."""
     return found and frozenset(c for c in found if free_axes(c).isdisjoint(axes))
+
+
+def known(holds: Iterable[Expr]) -> dict[Expr, Expr]:
+    """What conditions that hold are, and their opposites."""
+    found = {invert(c): const(False, bool_) for c in holds}
+    return found | dict.fromkeys(holds, const(True, bool_))
 
 
 @lru_cache(maxsize=1024)

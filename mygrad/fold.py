@@ -39,10 +39,22 @@ def simplify(op: Op, src: tuple[Expr, ...], dtype: DType | None = None) -> Expr:
     else:
         rule = _INTEGER.get(op)
     found = rule(*src) if rule is not None else None
+    if found is None and (op is Op.LT or op is Op.EQ):
+        found = _of_choice(op, *src)
     foldable = found is None and is_const(first) and op not in TRANSCENDENTAL
     if foldable and all(is_const(s) for s in src):
         found = _fold(op, src, plain(op, src).dtype)
     return plain(op, src) if found is None else found
+
+
+def _of_choice(op: Op, a: Expr, b: Expr) -> Expr | None:
+    """A comparison of a constant with one of two constants: the condition that chooses."""
+    choice, other = (b, a) if is_const(a) else (a, b)
+    if choice.op is not Op.WHERE or not all(map(is_const, (*choice.src[1:], other))):
+        return None
+    sides = [(other, x) if choice is b else (x, other) for x in choice.src[1:]]
+    yes, no = (_fold(op, side, dt.bool_) for side in sides)
+    return None if yes is None or no is None else where(choice.src[0], yes, no)
 
 
 def _fold(op: Op, src: tuple[Expr, ...], dtype: DType) -> Expr | None:

@@ -27,8 +27,11 @@ from mygrad import codegen
 from mygrad import dtype as dt
 from mygrad.codegen import analysis, prepare, staging, stmt, tensorize, tiling
 from mygrad.codegen.actions import Action, Schedule, ScheduleError, Stage, Tensorize, apply, start
+from mygrad.domain import conditions
+from mygrad.expr import free_axes
 from mygrad.kernel import Kernel, verify
 from mygrad.kernel import text as kernel_text
+from mygrad.ops import Op
 from mygrad.program import Program, Target
 from mygrad.runtime import reference
 
@@ -221,4 +224,18 @@ def mechanisms(case: Case) -> Counter[str]:
     last = max((n for n, p in enumerate(loops) if p.root in outputs and not p.is_tile), default=-1)
     found["blocked sum"] += any(p.root not in outputs for p in loops[:last])
     found["lanes of a sum"] += any(p.kind == "vector" and p.root not in outputs for p in loops)
+    masks = [e.src[0] for e in case.kernel.nodes if e.op is Op.WHERE]
+    masks += [s.valid for s in case.kernel.stores if s.valid is not None]
+    if any(map(conditions, masks)):
+        function = lowered(case)
+        ends = [s.high for s in loops_of(function.body)] if function else []
+        found["steps left out"] += any(free_axes(e) for e in ends)
     return +found
+
+
+def loops_of(block: stmt.Block) -> Iterator[stmt.Loop]:
+    """All loops of some statements."""
+    for s in block:
+        if isinstance(s, stmt.Loop):
+            yield s
+        yield from loops_of(getattr(s, "body", ()))

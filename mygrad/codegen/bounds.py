@@ -1,9 +1,9 @@
 """Loops that run only where there is something to do.
 
-    for s in 0..256: acc += where(s < t + 1, p[t, s], 0) * v[s]       6 rows t in a tile: t = 6 r + i
-    ->  for s in 0..6 r + 1: acc += p[t, s] * v[s]                    the condition holds for all rows
-        for s in 6 r + 1..6 r + 6: acc += where(..) * v[s]            for some
-                                                                      and from there on for none
+    for s in 0..256: acc += where(s < t + 1, p[t, s], 0) * v[s]     6 rows t in a tile: t = 6 r + i
+    ->  for s in 0..6 r + 1: acc += p[t, s] * v[s]                  the condition holds for all rows
+        for s in 6 r + 1..6 r + 6: acc += where(..) * v[s]          for some
+                                                                    and from there on for none
 
 A condition (domain.py) is low <= sum of axes <= high. Loops around are known numbers when a loop
 begins; what runs inside of it, or in lockstep around it, stays in a range. From these follow the
@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from mygrad import dtype as dt
 from mygrad.algebra import maximum
 from mygrad.codegen.scope import Scope
 from mygrad.codegen.stmt import Block, If, Let, Loop, Put, Running, Stmt, Tile, Update
+from mygrad.domain import known
 from mygrad.expr import (
     Expr,
     const,
@@ -33,8 +33,6 @@ from mygrad.expr import (
 )
 from mygrad.logic import bound_on
 from mygrad.ops import Op
-
-TRUE = const(True, dt.bool_)
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,11 @@ def _steps(condition: Expr, axis: Expr, around: set[Expr]) -> tuple[Steps, Steps
     total, low, high = bound
     terms, constant = linear(total)
     by = terms.pop(axis)
-    known = {t: c for t, c in terms.items() if t in around or t.op is Op.PARAM}
-    ranged = [(c * (t.low or 0), c * (t.high or 0)) for t, c in terms.items() if t not in known]
+    fixed = {t: c for t, c in terms.items() if t in around or t.op is Op.PARAM}
+    ranged = [(c * (t.low or 0), c * (t.high or 0)) for t, c in terms.items() if t not in fixed]
     least, most = sum(map(min, ranged)), sum(map(max, ranged))
     # low <= by * step + outer + [least, most] <= high
-    outer = from_linear(known, constant)
+    outer = from_linear(fixed, constant)
     at_least = low if total.low is None or low > total.low else None
     at_most = high if total.high is None or high < total.high else None
     ends = []
@@ -137,19 +135,19 @@ def minimum(a: Expr, b: Expr) -> Expr:
 
 def assume(block: Block, holds: tuple[Expr, ...]) -> Block:
     """The statements where conditions hold."""
-    return tuple(_assume(s, dict.fromkeys(holds, TRUE)) for s in block) if holds else block
+    return tuple(_assume(s, known(holds)) for s in block) if holds else block
 
 
-def _assume(s: Stmt, known: Mapping[Expr, Expr]) -> Stmt:
+def _assume(s: Stmt, values: Mapping[Expr, Expr]) -> Stmt:
     if isinstance(s, Loop | Tile):
-        return replace(s, body=tuple(_assume(t, known) for t in s.body))
+        return replace(s, body=tuple(_assume(t, values) for t in s.body))
     if isinstance(s, If):
-        body, otherwise = (tuple(_assume(t, known) for t in b) for b in (s.body, s.otherwise))
-        return If(substitute(s.condition, known), body, otherwise)
+        body, otherwise = (tuple(_assume(t, values) for t in b) for b in (s.body, s.otherwise))
+        return If(substitute(s.condition, values), body, otherwise)
     if isinstance(s, Let | Update | Running):
-        return replace(s, value=substitute(s.value, known))
+        return replace(s, value=substitute(s.value, values))
     if isinstance(s, Put):
-        valid = s.valid and substitute(s.valid, known)
+        valid = s.valid and substitute(s.valid, values)
         whole = valid is None or is_true(valid)
-        return replace(s, value=substitute(s.value, known), valid=None if whole else valid)
+        return replace(s, value=substitute(s.value, values), valid=None if whole else valid)
     return s

@@ -31,7 +31,7 @@ from mygrad.codegen.prepare import (
 )
 from mygrad.codegen.scope import Pending, Scope
 from mygrad.codegen.stmt import Combine, If, Let, Put, Running, Stmt, Update
-from mygrad.domain import NONE, conditions, terms_of
+from mygrad.domain import NONE, conditions, masked, terms_of
 from mygrad.expr import (
     Expr,
     both,
@@ -423,7 +423,8 @@ class Placer:
         for kept in self.kept.values():
             if kept.body is e.src[0]:
                 self.keep(kept, home, scope)
-        scope.add(Update(name, self.place(e.src[0], scope)), self.terms.get(e, NONE))
+        needed = self.terms.get(e, NONE)
+        scope.add(Update(name, self.place(masked(e, needed), scope)), needed)
         return result
 
     def keep(self, kept: Kept, home: Scope, scope: Scope) -> None:

@@ -1,13 +1,13 @@
 """Masks that reach over kernels: what is masked out is neither stored nor read.
 
-    s[t, k] = sum q[t, d] k[k, d]                        s[t, k] = .. if k <= t
-    p[t, k] = where(k <= t, exp(s[t, k]), 0)        ->   p[t, k] = exp(s[t, k]) if k <= t
-    o[t, d] = sum over k of p[t, k] v[k, d]              o[t, d] = sum of where(k <= t, p[t, k], 0) v[k, d]
+    s[t, k] = sum q[t, d] k[k, d]                    s[t, k] = .. if k <= t
+    p[t, k] = where(k <= t, exp(s[t, k]), 0)    ->   p[t, k] = exp(s[t, k]) if k <= t
+    o[t, d] = sum p[t, k] v[k, d]                    o[t, d] = sum where(k <= t, p[t, k], 0) v[k, d]
 
 Two passes over the steps, for arrays that one kernel writes and that only kernels touch:
 
-1. *forward*: an array that is 0 outside of a condition is read under that condition (domain.py says
-   where a value is 0);
+1. *forward*: an array that is 0, or minus infinity, outside of a condition is read under that
+   condition (domain.py says which are);
 2. *backward*: an array that all kernels read under a condition is stored only where it holds. Its
    other elements are never written, so each read of it stays under the condition.
 
@@ -24,11 +24,12 @@ from functools import reduce
 
 from mygrad import dtype as dt
 from mygrad import expr
-from mygrad.domain import NONE, Conditions, conditions, nothing
+from mygrad.domain import NONE, Conditions, conditions, known, nothing
 from mygrad.expr import Expr, both, const, floordiv, less, modulo
 from mygrad.helpers import prod
 from mygrad.kernel import Kernel, Store, named, roots_of, stem_of
 from mygrad.logic import bound_on, conjuncts, invert
+from mygrad.numeric import identity
 from mygrad.ops import Op
 from mygrad.schedule import reshape_axes
 from mygrad.schedule.steps import Memory, Step
@@ -82,17 +83,17 @@ def apply(steps: Sequence[Step], arrays: Sequence[Memory]) -> list[Step]:
     masked = {i for i, at in writers.items() if _has_mask(done[at])}
     if not masked and not any(map(_has_mask, done)):
         return done
-    zero: dict[int, frozenset[Bound]] = {}
+    filled: dict[int, Filled] = {}
     for at, step in enumerate(done):
-        step = done[at] = _read_under(step, zero)
-        zero |= _zeros(step, {i for i, by in writers.items() if by == at})
+        step = done[at] = _read_under(step, filled)
+        filled |= _fillings(step, [i for i, by in writers.items() if by == at])
     readers: dict[int, list[tuple[Expr, Conditions]]] = {}
-    partly: dict[int, frozenset[Bound]] = {}
+    partly: dict[int, Filled] = {}
     for at in reversed(range(len(done))):
         for i in [i for i, by in writers.items() if by == at]:
             wanted = _wanted(readers.get(i, []))
             if wanted:
-                partly[i] = wanted
+                partly[i] = wanted, Op.ADD
                 done[at] = _store_under(done[at], i, wanted)
         for i, read in _reads(done[at]):
             readers.setdefault(i, []).append(read)
@@ -133,16 +134,21 @@ def _writers(steps: Sequence[Step], arrays: Sequence[Memory]) -> dict[int, int]:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _read_under(step: Step, known: dict[int, frozenset[Bound]]) -> Step:
+# what an array holds outside of bounds: the identity of ADD or MAX
+Filled = tuple[frozenset[Bound], Op]
+
+
+def _read_under(step: Step, filled: dict[int, Filled]) -> Step:
     """The step with its reads of some arrays under the conditions that are known of these."""
     kernel = step.what
-    if not isinstance(kernel, Kernel) or known.keys().isdisjoint(step.arguments):
+    if not isinstance(kernel, Kernel) or filled.keys().isdisjoint(step.arguments):
         return step
     reads: dict[Expr, Expr] = {}
     for e in kernel.nodes:
         if e.op is Op.LOAD:
-            found = [b.at(e.src[0]) for b in known.get(step.arguments[e.arg], ())]
-            reads[e] = expr.where(reduce(both, found, TRUE), e, const(0, e.dtype))
+            bounds, fill = filled.get(step.arguments[e.arg], (frozenset(), Op.ADD))
+            mask = reduce(both, (b.at(e.src[0]) for b in sorted(bounds, key=str)), TRUE)
+            reads[e] = expr.where(mask, e, const(identity(fill, e.dtype), e.dtype))
     stores = tuple(_told(_substituted(s, reads)) for s in kernel.stores)
     axes, stores = reshape_axes.simplify(kernel.axes, stores)  # digits may be parts of axes
     if _divisions(stores) > _divisions(kernel.stores):  # the condition would bound nothing
@@ -161,18 +167,17 @@ def _substituted(store: Store, mapping: dict[Expr, Expr]) -> Store:
 
 def _told(store: Store) -> Store:
     """A store in which what stands under a condition does not ask for it again."""
-    known = dict.fromkeys(conjuncts(store.valid) if store.valid is not None else (), TRUE)
     done: dict[Expr, Expr] = {}
     for e in expr.toposort([store.value]):
         src = tuple(done[s] for s in e.src)
         if e.op is Op.WHERE:
-            holds = dict.fromkeys(conjuncts(src[0]), TRUE)
-            src = (src[0], expr.substitute(src[1], holds), src[2])
+            src = (src[0], expr.substitute(src[1], known(conjuncts(src[0]))), src[2])
         same = all(a is b for a, b in zip(src, e.src, strict=True))
         done[e] = e if same else expr.rebuild(e, src)
         if e.op is Op.MUL and all(s.op is Op.WHERE for s in src):
             done[e] = _one_mask(e, *src)
-    return replace(store, value=expr.substitute(done[store.value], known))
+    holds = [] if store.valid is None else conjuncts(store.valid)
+    return replace(store, value=expr.substitute(done[store.value], known(holds)))
 
 
 def _one_mask(e: Expr, a: Expr, b: Expr) -> Expr:
@@ -183,15 +188,15 @@ def _one_mask(e: Expr, a: Expr, b: Expr) -> Expr:
     return expr.rebuild(e, (a, b))
 
 
-def _zeros(step: Step, own: Iterable[int]) -> dict[int, frozenset[Bound]]:
-    """For the arrays that a step writes the bounds outside of which they are 0."""
-    made: dict[int, frozenset[Bound]] = {}
+def _fillings(step: Step, own: Iterable[int]) -> dict[int, Filled]:
+    """What the arrays that a step writes hold outside of some bounds, if that is known."""
+    made: dict[int, Filled] = {}
     for i in own:
         store = _store_of(step, i)
-        found = nothing([store.value])[store.value][0] or NONE
-        bounds = {bound_of(c, store.index) for c in found}
-        if bounds - {None}:
-            made[i] = frozenset(b for b in bounds if b is not None)
+        for found, fill in zip(nothing([store.value])[store.value], (Op.ADD, Op.MAX), strict=True):
+            bounds = frozenset(bound_of(c, store.index) for c in found or ()) - {None}
+            if bounds:
+                made[i] = bounds, fill  # type: ignore[assignment]
     return made
 
 
