@@ -37,8 +37,8 @@ from mygrad.codegen.actions import (
 from mygrad.codegen.blocking import blocks_of
 from mygrad.codegen.keeping import keeps, repeats
 from mygrad.codegen.prepare import BLOCK
-from mygrad.codegen.staging import across, copying, scattered, stages_of
-from mygrad.codegen.tiling import LINE, Access, Nest, Tile, nests_of, tile_of
+from mygrad.codegen.staging import copying, scattered, stages_of
+from mygrad.codegen.tiling import LINE, Access, Nest, Tile, across, nests_of, tile_of
 from mygrad.codegen.traffic import cheapest_order
 from mygrad.expr import Expr, free_axes, toposort
 from mygrad.helpers import busy, ceildiv, prod

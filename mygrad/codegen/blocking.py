@@ -16,8 +16,8 @@ Where these blocks do not keep all threads busy, there is a block of rows for ea
 
 from __future__ import annotations
 
-from mygrad.codegen.staging import across, is_awkward
-from mygrad.codegen.tiling import Access, Nest, Tile
+from mygrad.codegen.staging import is_awkward
+from mygrad.codegen.tiling import Access, Nest, Tile, across
 from mygrad.expr import Expr
 from mygrad.helpers import busy, ceildiv
 from mygrad.program import Target

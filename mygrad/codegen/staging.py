@@ -9,11 +9,10 @@ tiles read it, and no conditions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
-from mygrad.codegen.tiling import LINE, PAGE, Access, Nest, Tile, room_of, slides
+from mygrad.codegen.tiling import LINE, Access, Nest, Tile, across, room_of, slides
 from mygrad.helpers import ceildiv, prod
 from mygrad.program import Target
 
@@ -96,16 +95,6 @@ def _aliased(tile: Tile, access: Access) -> bool:
     """Whether the rows of a tile fall on each other in the cache."""
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in tile.copies]
     return any(step and step % ALIASED == 0 for step in steps)
-
-
-def across(nest: Nest, access: Access, target: Target) -> bool:
-    """Whether a sum over this operand runs across lines, so many that they do not stay in reach:
-    where the steps share a power of two, the lines fall on few places of the first cache."""
-    steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
-    lines = prod(a.arg[1] for a in nest.reduced)
-    apart = max((math.gcd(step, PAGE) for step in steps), default=LINE)
-    room = target.l1_bytes * LINE // max(apart, LINE)
-    return all(step >= LINE for step in steps) and lines * LINE > room // 2
 
 
 def _stage(

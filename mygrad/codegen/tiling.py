@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
 SKIPPED = 3.0  # loading every other element: two vectors and a shuffle
 LINE = 64  # bytes of a line of a cache
 STREAMED = 0.7  # what the load of a vector costs besides that comes from the second cache
+FETCHED = 2.5  # what a line costs that comes from there, not in the order in which it is fetched
 STRIDED_STORE = (
     1.2  # parts of lines are written many times, where a gather reads them from the cache
 )
@@ -27,6 +29,7 @@ COPIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 VECTORS = (1, 2, 3, 4)
 ROWS = 8  # read at a time where they come from memory
 LOADS = 0.25  # what a load costs beside a multiply-add, of which a cycle does as many
+FIRST = 3  # axes of which there may be many copies in a tile
 COPY = 0.5  # what it costs to load and place an element of a copy, many of which overlap
 SPARE = 2  # registers for a spread scalar and a constant
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
@@ -357,7 +360,7 @@ def _register_tile(
     sliding = [a for a in shared if any(slides(x, a, inner) for x in loads)]
     outer = vector is not None and vector not in nest.reduced
     candidates: list[tuple[tuple[Expr, int], ...]] = []
-    for first in dict.fromkeys([*shared[:1], *sliding[:1]]):
+    for first in dict.fromkeys([*shared[:FIRST], *sliding[:1]]):
         options = [[(first, c) for c in COPIES if c <= first.arg[1]]]
         second = next((a for a in shared if a is not first), None)
         if second is not None and (not outer or first.arg[1] < ENOUGH):
@@ -429,6 +432,8 @@ def _tile_cost(
             loads += made * STREAMED
         if along != SPLAT:
             live = max(live, made)
+        else:
+            loads += FETCHED * _lines_fetched(nest, access, dict(chosen), target)
     spare = max(kept, SPARE)
     if taken + min(live, 4) * (taken // cells) + spare > target.vector_registers:
         return 1e9 + cells
@@ -456,6 +461,35 @@ def _is_missed(
         return True
     apart = [_step(access, a) for a, c in chosen if c >= WAYS]
     return any(step >= PAGE and step % PAGE == 0 for step in apart)
+
+
+def _lines_fetched(nest: Nest, access: Access, copies: dict[Expr, int], target: Target) -> float:
+    """Lines that come from the second cache in each step of a sum, for an operand of which single
+    elements are read: those of a whole sum, if the first cache does not hold them, and no copy of
+    it is made."""
+    if access.can_stage and across(nest, access, target):
+        return 0.0
+    lines, span, steps = 1.0, access.itemsize, 1
+    for a in nest.axes:
+        points = a.arg[1] if a in nest.reduced else copies.get(a, 1)
+        steps *= a.arg[1] if a in nest.reduced else 1
+        step = _step(access, a)
+        if step >= LINE:
+            lines *= points
+        else:
+            span += step * (points - 1)
+    lines *= 1.0 + (span - access.itemsize) / LINE
+    return lines / steps if lines * LINE > target.l1_bytes // 2 else 0.0
+
+
+def across(nest: Nest, access: Access, target: Target) -> bool:
+    """Whether a sum over this operand runs across lines, so many that they do not stay in reach:
+    where the steps share a power of two, the lines fall on few places of the first cache."""
+    steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
+    lines = prod(a.arg[1] for a in nest.reduced)
+    apart = max((math.gcd(step, PAGE) for step in steps), default=LINE)
+    room = target.l1_bytes * LINE // max(apart, LINE)
+    return all(step >= LINE for step in steps) and lines * LINE > room // 2
 
 
 def slides(access: Access, axis: Expr, inner: Expr) -> bool:
