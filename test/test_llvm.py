@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 import stmt_interpreter
-from cpu_tools import elementwise, elementwise_all, program, run
+from cpu_tools import device, elementwise, elementwise_all, program, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -855,3 +856,22 @@ def test_few_columns_of_a_transposed_product(columns: int) -> None:
     a, b = (rng.integers(-4, 5, (n, 64)).astype(np.float32) for n in (16, columns))
     got = Tensor(a, device="cpu").linear(Tensor(b, device="cpu"))
     np.testing.assert_array_equal(got.numpy(), a @ b.T)
+
+
+def test_registers_that_are_spilled_are_aligned() -> None:
+    """A slot of the stack that lies across two pages makes a loop six times slower, and where the
+    stack begins is a matter of luck. 48 vectors of 16 are more than any processor has registers."""
+    i, j, v, k = axis(0, 12), axis(1, 4), axis(2, 16), axis(3, 100)
+    tile = (unroll(i), unroll(j), vector(v))
+    product = alu(Op.MUL, load(0, F, i * 100 + k), load(1, F, k * 64 + j * 16 + v))
+    body = Tile(
+        tile,
+        (
+            Accumulator("acc", F, Op.ADD, tuple(a.axis for a in tile)),
+            seq(k, 100, Update("acc", alu(Op.EXP, product))),
+            Put(2, i * 64 + j * 16 + v, var("acc", F)),
+        ),
+    )
+    buffers = ((F, 1200, False), (F, 6400, False), (F, 768, True))
+    made = program(Function("spills", buffers, (), (body,)))
+    assert not re.search(r"vmovup[sd]\t%[yz]mm\d+, -?\d*\(%r[sb]p\)", device().disassemble(made))

@@ -162,6 +162,8 @@ def _pass(node: Node, g: Node) -> Node:
 
 
 def _divisor(node: Node, g: Node) -> Node:
+    if _is_one(node.src[0]):
+        return _neg(_mul(_mul(g, node), node))  # without another division
     return _neg(_mul(_div(g, node.src[1]), node))  # d(a/b)/db = -(1/b) * (a/b)
 
 
