@@ -145,7 +145,8 @@ class Interpreter:
         cells: Cells = self.names[s.accumulator]
         gone = tuple(cells.axes.index(a) for a in s.axes)
         rest = [a for a in cells.axes if a not in s.axes]
-        values = numeric.COMBINE[cells.op].reduce(cells.values, axis=gone)
+        # of its own type: numpy adds up narrow integers in wide ones, where they would not wrap
+        values = numeric.COMBINE[cells.op].reduce(cells.values, axis=gone, dtype=cells.values.dtype)
         self.names[s.name] = self.by_tile(values, rest)
 
     def running(self, s: Running) -> None:

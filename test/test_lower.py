@@ -447,6 +447,18 @@ def test_reduction_of_everything(op: Op, n: int) -> None:
         check_all(kernel)
 
 
+@pytest.mark.parametrize("dtype", [dt.int8, dt.uint8, dt.int16])
+def test_combined_lanes_of_narrow_integers_wrap(dtype: dt.DType) -> None:
+    """What is computed from the result shows it. (Found by the fuzzer: seed 90, case 382.)"""
+    k = axis(0, 16)
+    half = alu(Op.SHR, reduce(Op.ADD, load(1, dtype, k), (k,)), const(1, dtype))
+    kernel = Kernel("half", (), (Store(0, const(0), half),), buffers(1, 16, dtype=dtype))
+    terms = np.full(16, 17 << 8 * dtype.itemsize - 8)  # 16 of them need one bit more than there are
+    arrays = [x.astype(dtype.storage) for x in (np.zeros(1), terms)]
+    check(kernel, apply(start(kernel), (Vectorize("i0"),)), arrays)
+    run_native(kernel, (Vectorize("i0"),))
+
+
 def test_reduction_at_the_top_used_by_every_point() -> None:
     i, k = axis(0, 40), axis(1, 40)
     total = reduce(Op.ADD, load(2, F, k), (k,))
