@@ -529,6 +529,17 @@ def test_a_blocked_reduction_needs_an_output_of_its_own() -> None:
         codegen.lower(scheduled)
 
 
+@pytest.mark.parametrize("blocks", [(), (Split("i1", 2),)])
+def test_a_blocked_reduction_of_what_is_the_same_in_all_blocks(blocks: tuple[Action, ...]) -> None:
+    """All of its loops run, though the body has no axis of theirs. (Found by the fuzzer: seed 90,
+    case 382.)"""
+    i, k = axis(0, 3), axis(1, 5)
+    total = Store(0, i, mul(reduce(Op.ADD, load(1, F, i), (k,)), number(2.0)))
+    kernel = Kernel("same", (i,), (total,), buffers(3, 3))
+    first = "i1o" if blocks else "i1"
+    check(kernel, apply(start(kernel), (*blocks, Reorder((first, "i0")))))
+
+
 STAGED = (*TILED, Stage(2, "i1o", ("i2", "i1io", "i1ii")))
 BLOCKED_STAGED = (*BLOCKED, Stage(2, "i2o", ("i1io", "i2i", "i1ii")))
 

@@ -292,7 +292,9 @@ class Placer:
         op, axes = e.arg
         inner = tuple(a for a in axes if all(p.axis is not a for p in outside))
         part = reduce(op, e.src[0], inner) if inner else e.src[0]
-        scope = self.store_scope(free_axes(part) | axes_of(store), (), None)
+        # the loops outside too, because the body may be the same in all of their iterations
+        around = free_axes(part) | axes_of(store) | {p.axis for p in outside}
+        scope = self.store_scope(around, (), None)
         index = self.place(store.index, scope)
         here = self.place(part, scope)
         before = load(store.slot, store.value.dtype, index)
