@@ -709,6 +709,17 @@ def test_deferred_stores() -> None:
     )
 
 
+@pytest.mark.parametrize("at", ["", "i0"])
+def test_what_is_computed_from_a_deferred_result_is_no_part_of_a_copy(at: str) -> None:
+    """The scratch array of the result has another row in every iteration of the loop around, which
+    its index does not name. (Found by the fuzzer: seed 90, case 4209.)"""
+    actions = (Unroll("i1"), Stage(3, at, ("i1",)), Defer(("i1",)))
+    kernel = matmul(4, 5, 3, epilogue=True)
+    lines = stmt.text(check(kernel, apply(start(kernel), actions))).split("\n")
+    assert any("put t0" in line for line in lines)
+    assert not any("put s0" in line and "t0" in line for line in lines)
+
+
 def test_long_sums_are_added_up_in_blocks() -> None:
     i, k = axis(0, 2), axis(1, 1 << 20)
     kernel = Kernel(

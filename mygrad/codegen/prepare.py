@@ -336,9 +336,12 @@ def _prologue(schedule: Schedule, e: Expr, at: LoopAxis | None, order: list[Expr
 
 
 def _is_busy(e: Expr, slots: set[int]) -> bool:
-    """Whether a value has loops of its own, or reads one of these buffers."""
-    nodes = toposort([e])
-    return any(n.op in (Op.REDUCE, Op.SCAN) or (n.op is Op.LOAD and n.arg in slots) for n in nodes)
+    """Whether a value has loops of its own, or reads one of these buffers, or scratch memory, which
+    holds something else in every iteration of loops that its index does not name."""
+    return any(
+        n.op in _LOOPS or (n.op is Op.LOAD and (n.arg in slots or isinstance(n.arg, str)))
+        for n in toposort([e])
+    )
 
 
 def in_lanes(
