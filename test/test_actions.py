@@ -71,6 +71,7 @@ def test_split_by_more_than_the_extent_has_no_outer_loop() -> None:
     schedule = apply(start(matmul()), (Split("i0", 32),))
     assert names(schedule) == ["i0i", "i1", "i2"]
     assert schedule.loops[0].extent == 32
+    assert names(apply(start(matmul(m=5000)), (Split("i0", 10000),))) == ["i0i", "i1", "i2"]
 
 
 def test_ids_of_new_axes_are_unique() -> None:
@@ -104,6 +105,7 @@ def test_schedules_and_actions_are_data() -> None:
 REFUSED = [
     ((Split("i9", 2),), "expected one of i0, i1, i2"),
     ((Split("i0", 1),), "2 or more"),
+    ((Split("i0", 1 << 40),), "4096 or less"),
     ((Split("i0", 8), Split("i0i", 3)), "must divide 8"),
     ((Unroll("i0"), Split("i0", 2)), "unroll already"),
     ((Reorder(("i0", "i0")),), "named twice"),

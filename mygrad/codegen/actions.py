@@ -37,6 +37,7 @@ from mygrad.ops import Op
 
 TILE_KINDS = frozenset({"unroll", "vector"})
 MAX_UNROLL = 64
+MAX_TILE = 64 * MAX_UNROLL  # lanes of all copies of the longest vector
 
 
 class ScheduleError(InternalError, ValueError):
@@ -147,7 +148,8 @@ class Split:
     for i in range(n)
     ->  for io in range(ceil(n / factor)): for ii in range(factor), i = io * factor + ii
 
-    Where one inner loop covers everything there is no outer one.
+    Where one inner loop covers everything there is no outer one. A tile may be longer than the
+    loop; scratch memory has cells for all of it, so that there is a limit.
     """
 
     axis: str
@@ -158,6 +160,8 @@ class Split:
         loop = s.loop(self.axis, "Split")
         _refuse(loop.kind != "seq", self, f"the loop is {loop.kind} already")
         _refuse(self.factor < 2, self, "the factor must be 2 or more")
+        most = max(2 * loop.extent, MAX_TILE)
+        _refuse(self.factor > most, self, f"the factor must be {most} or less")
         coarser = any(p.root is loop.root and p.stride > loop.stride for p in s.loops)
         _refuse(
             coarser and loop.extent % self.factor != 0,
