@@ -124,6 +124,7 @@ REFUSED = [
     ((Stage(-1, "i0", ("i1",)),), "reads no such buffer"),
     ((Unroll("i0"), Stage(1, "i0", ("i2",))), "inside of a tile"),
     ((Stage(1, "i0", ("i2",)), Stage(1, "i0", ("i2",))), "staged already"),
+    ((Stage(1, "", ("i0", "i2", "i0")),), "named twice"),
     ((Stream(1),), "does not store there"),
 ]
 

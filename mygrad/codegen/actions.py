@@ -305,6 +305,7 @@ class Stage:
         for name in (*[self.at] * bool(self.at), *self.layout):
             s.loop(name, "Stage")
         _refuse(not self.layout, self, "there is nothing to copy without a loop to copy over")
+        _refuse(len(set(self.layout)) != len(self.layout), self, "a loop is named twice")
         inside = self.at and s.loop(self.at).is_tile
         _refuse(bool(inside), self, "a copy cannot run inside of a tile")
         read = {e.arg for e in s.kernel.nodes if e.op is Op.LOAD}
