@@ -10,6 +10,7 @@ import stmt_interpreter as interpreter
 from mygrad import Tensor, codegen
 from mygrad import dtype as dt
 from mygrad.codegen import stmt
+from mygrad.codegen.actions import Schedule, ScheduleError, Split, Tensorize, apply, start
 from mygrad.codegen.tensorize import default_actions
 from mygrad.config import context
 from mygrad.expr import Expr, alu, axis, const, load, reduce
@@ -129,6 +130,21 @@ def test_what_is_not_for_the_unit() -> None:
 
 
 # --- the cpu device, with a matrix unit or without ------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["i1", "i3"])
+def test_steps_of_a_product_are_inside_of_it(name: str) -> None:
+    """Loops around it run over no part of them. (Found by the fuzzer: seed 101, case 1842.)"""
+    kernel = matmul(33, 34, 70)
+    parts = {"i1": ("i1",), "i2": ("i2",), "i3": ("i3",)}
+
+    def scheduled(part: str) -> Schedule:
+        rows, columns, depth = (parts | {name: (name + part,)}).values()
+        return apply(start(kernel), (Split(name, 4), Tensorize(rows, columns, depth)))
+
+    stmt.verify(codegen.lower(scheduled("i")))
+    with pytest.raises(ScheduleError, match="parts of its steps"):
+        codegen.lower(scheduled("o"))
 
 
 def rounded(values: np.ndarray) -> np.ndarray:

@@ -139,6 +139,9 @@ def _check_places(
     inner = [*action.rows, *action.columns, *action.depth]
     refuse(len(set(inner)) != len(inner), "a loop is named twice")
     refuse(any(p.is_tile for p in own), "a loop around the product is part of a tile")
+    steps = [(p.root, p.stride) for p in map(s.loop, inner)]
+    finer = any(p.root is root and p.stride < step for p in own for root, step in steps)
+    refuse(finer, "a loop around the product runs over parts of its steps")
     names = {"", *(p.name for p in own)}
     refuse(not {action.left, action.right} <= names, "operands are packed inside of the product")
     shared = [p for p in s.loops if p in outside or p.root in s.kernel.axes]
