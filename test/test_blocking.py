@@ -94,11 +94,23 @@ def copied(scheduled: Schedule, slot: int) -> int:
     return cells
 
 
-@pytest.mark.parametrize("shape", [(512, 512, 512), (2048, 1536, 384), (2048, 384, 1152)])
+@pytest.mark.parametrize("shape", [(512, 528, 512), (2048, 1552, 384), (2048, 384, 1152)])
 def test_each_thread_copies_its_own_columns(shape: tuple[int, int, int]) -> None:
     scheduled = schedule(product(*shape), replace(WIDE, threads=2))
     assert scheduled.loops[0].kind == "parallel"
     assert copied(scheduled, 1) == shape[1] * shape[2] // 2
+
+
+@pytest.mark.parametrize("shape", [(512, 512, 512), (2048, 1024, 1536)])
+def test_each_thread_copies_its_own_rows_where_they_fall_on_each_other(
+    shape: tuple[int, int, int],
+) -> None:
+    scheduled = schedule(product(*shape), replace(WIDE, threads=2))
+    assert scheduled.loops[0].kind == "parallel"
+    assert scheduled.loops[0].extent == 2
+    tiles = sum(p.extent for p in scheduled.loops if p.name == "i0oi")
+    assert copied(scheduled, 0) == tiles * scheduled.loop("i0i").extent * shape[1]
+    assert 0 <= copied(scheduled, 0) - shape[0] * shape[1] // 2 < 16 * shape[1]
 
 
 def test_where_columns_cannot_be_shared_there_is_a_block_of_rows_for_each_thread() -> None:

@@ -22,7 +22,7 @@ from mygrad.expr import alu, axis, const, load, param
 from mygrad.kernel import BufferInfo, Kernel
 from mygrad.ops import Op
 from mygrad.program import Launch, Program
-from mygrad.runtime.cpu import CPU, Executable, NativeSequence, Team, _barriers
+from mygrad.runtime.cpu import CPU, Executable, NativeSequence, Team, _barriers, _owners
 from mygrad.runtime.cpu_memory import Allocator, size_class
 from mygrad.runtime.cpu_target import host_target
 
@@ -276,6 +276,51 @@ def test_barriers_stand_only_where_threads_could_disturb_each_other() -> None:
     assert _barriers([launch(ser, 0, 1), b], True) == [False, True]
     unknown = Executable(Program("x", "llvm", "", (0, 1), parallel=True), 0)
     assert _barriers([launch(unknown, 0, 1), launch(unknown, 0, 2)], True) == [False, True]
+
+
+def test_serial_launches_that_need_nothing_of_each_other_have_owners_of_their_own() -> None:
+    size = 1 << 16  # 512 KB touched: 50 us
+    par, ser = load_all(cpu_with(2), [affine("own_p", size), affine("own_s", size, "seq")])
+    chain_a = [launch(ser, 0, 1), launch(ser, 1, 2), launch(ser, 2, 3)]
+    chain_b = [launch(ser, 0, 4), launch(ser, 4, 5)]
+    mixed = [chain_a[0], chain_b[0], chain_a[1], chain_b[1], chain_a[2]]
+
+    def owners(launches: list[Launch], threads: int = 2) -> list[int]:
+        return _owners(launches, _barriers(launches, True), threads)
+
+    assert owners(mixed) == [0, 1, 0, 1, 0]
+    assert owners(mixed, threads=1) == [0] * 5
+    assert owners(chain_a) == [0, 0, 0]
+    # what reads both chains is a part of both
+    assert owners([*mixed, launch(ser, 3, 6), launch(ser, 5, 6)]) == [0] * 7
+    # behind a barrier it begins anew
+    assert owners([*mixed, launch(par, 3, 6), launch(ser, 6, 7), launch(ser, 5, 8)])[-2:] == [0, 1]
+    (small,) = load_all(cpu_with(2), [affine("own_t", 16, "seq")])
+    assert owners([launch(small, 0, 1), launch(small, 0, 2)]) == [0, 0]  # not worth it
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_chains_side_by_side(threads: int) -> None:
+    """Eight serial chains of different lengths between two shared loops."""
+    size = 20_000
+    cpu = cpu_with(threads)
+    par, ser = load_all(cpu, [affine("side_p", size), affine("side_s", size, "seq")])
+    launches = [launch(par, 0, 1)]
+    at = [1] * 8
+    for step in range(8):
+        for n in range(step, 8):  # chain n has n + 1 links
+            launches.append(launch(ser, at[n], 2 + 8 * n + step))
+            at[n] = 2 + 8 * n + step
+    launches += [launch(par, at[n], 70 + n) for n in range(8)]
+    owners = _owners(launches, _barriers(launches, True), threads)
+    assert set(owners) == set(range(min(threads, 8)))
+    memories = [put(cpu, np.zeros(size, np.float32)) for _ in range(78)]
+    sequence = cpu.sequence(launches)
+    for _ in range(20):
+        cpu.write(memories[0], np.arange(size, dtype=np.float32))
+        sequence.run(memories, {})
+        for n in range(8):
+            np.testing.assert_array_equal(get(cpu, memories[70 + n], size), expected(size, n + 3))
 
 
 def runs(count: int, alone: float, together: float, busy: int) -> list[bool]:

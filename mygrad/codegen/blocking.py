@@ -11,15 +11,16 @@ Columns are divided into blocks of half of the second cache. Rows are divided wh
 where the sum runs across lines of memory, a copy of few rows would read parts of lines.
 
 Threads share the blocks of columns: each copies its own, and only the rows are read by all of them.
-Where these blocks do not keep all threads busy, there is a block of rows for each thread.
+Where these blocks do not keep all threads busy, or rows must be copied because they fall on each
+other in the cache, there is a block of rows for each thread.
 """
 
 from __future__ import annotations
 
-from mygrad.codegen.staging import is_awkward
+from mygrad.codegen.staging import OFTEN, aliased, is_awkward
 from mygrad.codegen.tiling import Access, Nest, Tile, across
 from mygrad.expr import Expr
-from mygrad.helpers import busy, ceildiv
+from mygrad.helpers import busy, ceildiv, prod
 from mygrad.program import Target
 
 BUSY = 0.95  # share of the time for which threads that share a loop should be busy
@@ -44,6 +45,11 @@ def blocks_of(
     most = target.l2_bytes // 2 // (_per_point(nest, columns, depth) * tile.size(vector))
     block = _block(tiles[vector], most, threads)
     found = {vector: block}
+    uses = prod(a.arg[1] for a in nest.axes if a not in nest.reduced and a is not again)
+    if threads > 1 and uses >= OFTEN and any(aliased(tile, x) for x in rows):
+        # each thread copies its rows, once, and the columns of a block after the other
+        found = {again: ceildiv(tiles[again], threads), vector: block}
+        return {names[a]: n for a, n in found.items() if a in names and n < tiles[a]}
     if busy(ceildiv(tiles[vector], block), threads) >= BUSY:
         threads = 1
     if any(across(nest, x, target) for x in rows):

@@ -76,8 +76,7 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
     if vector in nest.reduced:
         return access.strides.get(vector, 0) not in (0, 1)
     if access.strides.get(vector, 0) == 0:
-        # every thread would copy all rows for itself
-        return across(nest, access, target) or (target.threads == 1 and _aliased(tile, access))
+        return across(nest, access, target) or aliased(tile, access)
     if access.strides[vector] == 1 and any(slides(access, vector, r) for r in nest.reduced):
         return access.guarded  # a copy would hold every element once for each place of the window
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
@@ -91,7 +90,7 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
     )
 
 
-def _aliased(tile: Tile, access: Access) -> bool:
+def aliased(tile: Tile, access: Access) -> bool:
     """Whether the rows of a tile fall on each other in the cache."""
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in tile.copies]
     return any(step and step % ALIASED == 0 for step in steps)
@@ -108,7 +107,11 @@ def _stage(
     lanes = max((p.extent for p in loops if p.kind == "vector"), default=0)
     spread = all(access.strides.get(p.root, 0) == 0 for p in loops if p.kind == "vector")
     room = ROWS * target.l2_bytes if spread else room_of(target)
-    least_uses = USES if not spread or across(nest, access, target) else OFTEN
+    least_uses = USES
+    if spread and not across(nest, access, target):
+        least_uses = OFTEN
+        if any(p.kind == "parallel" and access.strides.get(p.root, 0) == 0 for p in loops):
+            return 0.0, []  # every thread would copy all rows for itself
     squares = target.language == "llvm" and 4 <= lanes <= 16
     found: list[tuple[float, Stage]] = []
     for n, at in enumerate([None, *loops]):

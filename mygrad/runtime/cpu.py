@@ -22,6 +22,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -279,7 +280,7 @@ class NativeSequence(LaunchSequence):
         self._values = ctypes.create_string_buffer(8 * max(self._slots + len(self._params), 1))
         self._pack = struct.Struct(f"{self._slots}Q{len(self._params)}q").pack_into
         self._values_pointer = ctypes.c_void_p(ctypes.addressof(self._values))
-        self._plan = _Plan(self._launches, self._slots, self._params, apart=True)
+        self._plan = _Plan(self._launches, self._slots, self._params, True, runtime.target.threads)
         self._careful: _Plan | None = None  # for memories that overlap
         self._singles: list[_Plan] | None = None
         self._pool: Pool | None = None
@@ -369,10 +370,16 @@ class NativeSequence(LaunchSequence):
 
 
 class _Plan:
-    """The native form of launches; see native.py. `apart`: different slots are different memory."""
+    """The native form of launches; see native.py. `apart`: different slots are different memory;
+    then `threads` may share serial launches."""
 
     def __init__(
-        self, launches: Sequence[Launch], slots: int, params: tuple[str, ...], apart: bool
+        self,
+        launches: Sequence[Launch],
+        slots: int,
+        params: tuple[str, ...],
+        apart: bool,
+        threads: int = 1,
     ) -> None:
         table: list[int] = []
         starts: list[int] = []
@@ -387,8 +394,10 @@ class _Plan:
         self._table = (ctypes.c_int64 * max(len(table), 1))(*table)
         steps: list[int] = []
         barriers = _barriers(launches, apart)
-        for launch, start, barrier in zip(launches, starts, barriers, strict=True):
+        owners = _owners(launches, barriers, threads) if apart else [0] * len(launches)
+        for launch, start, barrier, owner in zip(launches, starts, barriers, owners, strict=True):
             flags = native.PARALLEL * launch.parallel + native.BARRIER * barrier
+            flags |= owner << native.OWNER
             steps += [launch.executable.address, ctypes.addressof(self._args) + 8 * start, flags]
         self._steps = (ctypes.c_int64 * max(len(steps), 1))(*steps)
         self._plan = (ctypes.c_int64 * 5)(
@@ -475,3 +484,51 @@ def _barriers(launches: Sequence[Launch], apart: bool) -> list[bool]:
         for a in own:
             since.add(a)
     return barriers
+
+
+CALL, BYTES = 1e-6, 1e10  # seconds for a serial launch, and bytes that it touches in one
+MANY = 500  # serial launches between two barriers, from which on nobody looks for chains
+GAIN = 5e-6  # seconds to be won, from which on several threads take serial launches
+
+
+def _owners(launches: Sequence[Launch], barriers: Sequence[bool], threads: int) -> list[int]:
+    """For every launch the thread that runs it, if it is a serial one. Between two barriers those
+    that need each other have one owner; the longest chains go to the thread that has least to do,
+    where that saves time."""
+    owners = [0] * len(launches)
+    ends = [n for n, barrier in enumerate(barriers) if barrier and n] + [len(launches)]
+    for first, end in pairwise([0, *ends]):
+        serial = [n for n in range(first, end) if not launches[n].parallel]
+        if not 2 <= len(serial) <= MANY or threads < 2:
+            continue
+        chains = _chains([_accesses(launches[n]) for n in serial])
+        seconds = [
+            sum(CALL + sum(size for size, _ in launches[serial[n]].touches) / BYTES for n in chain)
+            for chain in chains
+        ]
+        if sum(seconds) - max(seconds) < GAIN:
+            continue
+        busy = [0.0] * threads
+        for chain, cost in sorted(zip(chains, seconds, strict=True), key=lambda c: -c[1]):
+            owner = busy.index(min(busy))
+            busy[owner] += cost
+            for n in chain:
+                owners[serial[n]] = owner
+    return owners
+
+
+def _chains(accesses: Sequence[Sequence[_Access]]) -> list[list[int]]:
+    """Launches that need each other, directly or not: one writes what another touches."""
+    chain_of = list(range(len(accesses)))
+    seen: dict[int, list[tuple[_Access, int]]] = {}
+    for n, own in enumerate(accesses):
+        for a in own:
+            for b, m in seen.get(a.slot, ()):
+                if (a.written or b.written) and a.start < b.end and b.start < a.end:
+                    old, new = chain_of[m], chain_of[n]
+                    chain_of = [new if c == old else c for c in chain_of]
+            seen.setdefault(a.slot, []).append((a, n))
+    chains: dict[int, list[int]] = {}
+    for n, chain in enumerate(chain_of):
+        chains.setdefault(chain, []).append(n)
+    return list(chains.values())

@@ -5,10 +5,12 @@
     void mygrad_stop(ctx, nthreads)                 end them
 
     Plan = { steps, nsteps, table, nargs, args }             40 bytes
-    Step = { function, its part of args, flags }             24 bytes; 1 parallel, 2 barrier before
+    Step = { function, its part of args, flags }             24 bytes
+    flags: 1 parallel, 2 barrier before; from bit 8 on the thread that a serial step is for
     table: for each of nargs arguments (slot, offset): args[i] = slots[slot] + offset
 
-A serial step runs on thread 0, which is the caller; a parallel one on all. Threads that wait spin
+A parallel step runs on all threads, a serial one on its own (modulo their number); thread 0 is the
+caller. Threads that wait spin
 for some microseconds, then sleep on a condition variable, so that a busy machine costs time but
 never stands still: whoever changes a word that others wait for looks at the number of sleepers
 after the change, and whoever goes to sleep looks at the word after announcing itself. They do not
@@ -25,7 +27,7 @@ import re
 
 CONTEXT_BYTES = 64 << 10
 MAX_THREADS = 512
-PARALLEL, BARRIER = 1, 2  # flags of steps
+PARALLEL, BARRIER, OWNER = 1, 2, 8  # flags of steps, and the bit where the owner begins
 WORDS = {
     "arrived": 8,
     "generation": 16,
@@ -154,7 +156,6 @@ entry:
   %count.p = getelementptr i64, ptr %plan, i64 1
   %count = load i64, ptr %count.p, align 8
   %end = getelementptr [3 x i64], ptr %steps, i64 %count
-  %main = icmp eq i64 %tid, 0
   %alone = icmp eq i64 %nthreads, 1
   br label %check
 check:
@@ -174,7 +175,10 @@ meet:
 ready:
   %parallel.bit = and i64 %flags, 1
   %parallel = icmp ne i64 %parallel.bit, 0
-  %mine = or i1 %parallel, %main
+  %owner = lshr i64 %flags, 8
+  %turn = urem i64 %owner, %nthreads
+  %own = icmp eq i64 %turn, %tid
+  %mine = or i1 %parallel, %own
   br i1 %mine, label %work, label %next
 work:
   %function = load ptr, ptr %step, align 8
