@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.arrays import candidates, random, workload
 from bench.measure import Candidates, Workload
-from bench.peers import jax, torch
+from bench.peers import Run, jax, torch
 
 # --- products -------------------------------------------------------------------------------------
 
@@ -86,6 +86,47 @@ def convolution(
     )
 
 
+# --- attention ------------------------------------------------------------------------------------
+
+
+def attention(batch: int, heads: int, length: int, width: int, gradient: bool) -> Candidates:
+    """Causal, of (batch, heads, length, width); with `gradient` also those of q, k and v."""
+    shape = (batch, heads, length, width)
+    arrays = [random(*shape, seed=n) for n in range(4 if gradient else 3)]
+
+    def ours(q: Any, k: Any, v: Any, g: Any = None) -> Any:
+        y = q.scaled_dot_product_attention(k, v, is_causal=True)
+        return y if g is None else [y, *y.gradient(q, k, v, gradient=g)]
+
+    def forward(q: Any, k: Any, v: Any) -> Any:
+        # jax has heads behind times
+        turned = [x.swapaxes(1, 2) for x in (q, k, v)]
+        return jax.nn.dot_product_attention(*turned, is_causal=True).swapaxes(1, 2)
+
+    def jitted(q: Any, k: Any, v: Any, g: Any = None) -> Any:
+        if g is None:
+            return forward(q, k, v)
+        y, back = jax.vjp(forward, q, k, v)
+        return [y, *back(g)]
+
+    made = candidates(arrays, ours, gradient=gradient, jax=jitted)
+
+    def make() -> Run:
+        sdpa = torch.nn.functional.scaled_dot_product_attention
+        inputs = [torch.from_numpy(a).requires_grad_(gradient) for a in arrays[:3]]
+        if not gradient:
+            return lambda: sdpa(*inputs, is_causal=True)
+        g = torch.from_numpy(arrays[3])
+
+        def run() -> Any:
+            y = sdpa(*inputs, is_causal=True)
+            return [y, *torch.autograd.grad(y, inputs, g)]
+
+        return run
+
+    return made | {"torch": make}
+
+
 # --- the list -----------------------------------------------------------------------------------
 
 SIZES = (256, 512, 1024, 2048, 1000, 257)
@@ -134,6 +175,18 @@ WORKLOADS = (
     workload("matmul NT 1024", transposed, (1024, False), (64, False), flops=2 * 1024**3),
     workload("matmul TN 1024", transposed, (1024, True), (64, True), flops=2 * 1024**3),
     _product("matmul batched 64x256x64x256", (64, 256, 64), (64, 64, 256), 16),
+    *(
+        workload(
+            f"attention {length}{' and gradient' if gradient else ''}",
+            attention,
+            (batch, 6, length, 64, gradient),
+            (1, 2, 100, 8, gradient),
+            # 2 products of half a square, and 5 behind them
+            flops=batch * 6 * length * length * 64 * (7 if gradient else 2),
+        )
+        for batch, length in ((8, 256), (1, 2048))
+        for gradient in (False, True)
+    ),
     *(_product(f"matmul bf16 {n}", (n, n), (n, n), 64, "bfloat16") for n in (512, 1024, 2048)),
     *(
         Workload(

@@ -20,7 +20,18 @@ from functools import lru_cache, reduce
 import numpy as np
 
 from mygrad.dtype import bool_
-from mygrad.expr import Expr, both, const, free_axes, linear, order, toposort, where
+from mygrad.expr import (
+    Expr,
+    both,
+    const,
+    free_axes,
+    from_linear,
+    less,
+    linear,
+    order,
+    toposort,
+    where,
+)
 from mygrad.logic import bound_on, conjuncts, invert
 from mygrad.numeric import identity
 from mygrad.ops import Op
@@ -120,6 +131,19 @@ def _both(a: Conditions | None, b: Conditions | None) -> Conditions | None:
 def _outside(found: Conditions | None, axes: tuple[Expr, ...]) -> Conditions | None:
     """Conditions that do not depend on the axes of a reduction."""
     return found and frozenset(c for c in found if free_axes(c).isdisjoint(axes))
+
+
+def somewhere(condition: Expr, axes: Iterable[Expr]) -> Expr:
+    """A condition that holds wherever the given one does for some values of the axes."""
+    bound = bound_on(condition)
+    assert bound is not None
+    total, low, high = bound
+    terms, constant = linear(total)
+    ranged = [(t.low or 0, t.high or 0, terms.pop(t)) for t in axes if t in terms]
+    least = sum(min(first * by, last * by) for first, last, by in ranged)
+    most = sum(max(first * by, last * by) for first, last, by in ranged)
+    rest = from_linear(terms, constant)
+    return both(less(const(low - most - 1), rest), less(rest, const(high - least + 1)))
 
 
 def known(holds: Iterable[Expr]) -> dict[Expr, Expr]:

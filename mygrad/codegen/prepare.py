@@ -348,19 +348,28 @@ def in_lanes(
     staged: Staged, loops: list[LoopAxis], next_id: int
 ) -> tuple[list[LoopAxis], Expr, Expr]:
     """The loops, index and value of a copy without lanes. Copies that are next to each other in
-    memory and in scratch become lanes; their axis has the number `next_id`.
+    memory and in scratch become lanes, all or as many as share a power of two; the new axes are
+    numbered from `next_id`.
 
     for mo: for k: unroll mi: S[mo, k, mi] = A[k, m]  ->  for mo: for k: vector mi: ..."""
     index, value = staged.index, staged.value
     (read, _), (written, _) = linear(staged.load.src[0]), linear(index)
     near = [p for p in loops if p.kind == "unroll" and read.get(p.axis) == written.get(p.axis) == 1]
-    whole = [p for p in near if p.stride == 1 and p.extent in (4, 8, 16)]
-    if not whole or any(p.kind == "vector" for p in loops):
+    whole = next((p for p in near if p.stride == 1 and p.extent % 2 == 0), None)
+    if whole is None or any(p.kind == "vector" for p in loops):
         return loops, index, value
-    lanes = replace(whole[0], axis=axis(next_id, whole[0].extent), kind="vector")
-    renamed = {whole[0].axis: lanes.axis}
-    others = [p for p in loops if p is not whole[0]]
-    return [*others, lanes], substitute(index, renamed), substitute(value, renamed)
+    width = min(whole.extent & -whole.extent, 16)
+    if width < 4 and value is staged.load:  # single elements move as fast, but compute more slowly
+        return loops, index, value
+    lanes = LoopAxis("", axis(next_id, width), whole.root, 1, "vector")
+    parts, place = [lanes], lanes.axis
+    if width < whole.extent:
+        outer = axis(next_id + 1, whole.extent // width)
+        parts.insert(0, LoopAxis("", outer, whole.root, width, "unroll"))
+        place = outer * width + place
+    renamed = {whole.axis: place}
+    others = [p for p in loops if p is not whole]
+    return [*others, *parts], substitute(index, renamed), substitute(value, renamed)
 
 
 def in_blocks(

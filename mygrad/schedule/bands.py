@@ -24,9 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import pairwise
 
-from mygrad import expr
+from mygrad import domain, expr
 from mygrad.expr import Expr
 from mygrad.helpers import ceildiv, prod
 from mygrad.kernel import Kernel, Store, named, roots_of, store_axes
@@ -523,6 +524,11 @@ def _in_local(
 
 
 def _added(store: Store) -> Store:
-    """A store that adds to what the blocks before have stored."""
+    """A store that adds to what the blocks before have stored, where there is something to add."""
     before = expr.load(store.slot, store.value.dtype, store.index)
-    return replace(store, value=expr.alu(Op.ADD, before, store.value))
+    needed = domain.terms_of([store.value])[store.value]
+    somewhere = [domain.somewhere(c, store.value.arg[1]) for c in sorted(needed, key=expr.order)]
+    valid = reduce(expr.both, somewhere) if somewhere else None
+    if valid is not None and expr.is_true(valid):
+        valid = None
+    return replace(store, value=expr.alu(Op.ADD, before, store.value), valid=valid)
