@@ -68,6 +68,8 @@ def terms_of(roots: Iterable[Expr]) -> dict[Expr, Conditions]:
 def masked(e: Expr, needed: Conditions) -> Expr:
     """The body of a reduction, which is nothing outside of the conditions whatever its operands
     are: a zero times infinity would not be."""
+    if e.src[0].op in (Op.LOAD, Op.WHERE):  # it is nothing by itself
+        return e.src[0]
     mask = reduce(both, sorted(needed, key=order), const(True, bool_))
     return where(mask, e.src[0], const(identity(e.arg[0], e.dtype), e.dtype))
 
