@@ -65,7 +65,7 @@ def test_columns_of_a_block_fit_in_half_of_the_second_cache(target: Target) -> N
 
 
 def test_columns_that_fit_are_one_block() -> None:
-    actions = default_actions(product(256, 256, 256), WIDE)
+    actions = default_actions(product(256, 24, 256), WIDE)
     assert not any(isinstance(a, Stage) for a in actions)
     assert not any(isinstance(a, Split) and a.axis.endswith("o") for a in actions)
 
@@ -128,9 +128,16 @@ def test_a_sum_whose_columns_are_not_read(target: Target) -> None:
     check(step.what, schedule(step.what, target))
 
 
+def test_columns_whose_lines_fall_on_each_other_are_copied() -> None:
+    """256 lines that are 1024 bytes apart have 48 places in the first cache; 24 fit."""
+    for depth, stages in ((24, 0), (256, 1)):
+        actions = default_actions(product(256, depth, 256), WIDE)
+        assert [a.slot for a in actions if isinstance(a, Stage)] == [1] * stages
+
+
 def test_rows_that_begin_within_lines_are_copied() -> None:
     for columns, stages in ((256, 0), (257, 1), (264, 1)):
-        actions = default_actions(product(128, 96, columns), WIDE)
+        actions = default_actions(product(128, 24, columns), WIDE)
         assert sum(isinstance(a, Stage) for a in actions) == stages
 
 

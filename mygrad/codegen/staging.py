@@ -86,6 +86,7 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
         or access.guarded
         or access.nbytes > target.l2_bytes // 2
         or any(step % ALIASED == 0 for step in steps)
+        or across(nest, access, target)  # its lines fall on each other
         or (min(steps, default=0) > LINE and any(step % LINE for step in steps))
     )
 
