@@ -99,7 +99,7 @@ def _nothing(e: Expr, src: list[Nothing]) -> Nothing:
         return _both(a[0], b[0]), _both(a[1], b[1])
     if e.op is Op.REDUCE:
         own = {Op.ADD: (src[0][0], NONE), Op.MAX: (NONE, src[0][1])}.get(e.arg[0], (NONE, NONE))
-        return _outside(own[0], e.arg[1]), _outside(own[1], e.arg[1])
+        return _without(own[0], e.arg[1]), _without(own[1], e.arg[1])
     return _of_operation(e, src)
 
 
@@ -130,7 +130,7 @@ def _both(a: Conditions | None, b: Conditions | None) -> Conditions | None:
     return b if a is ALWAYS else a if b is ALWAYS else a & b
 
 
-def _outside(found: Conditions | None, axes: tuple[Expr, ...]) -> Conditions | None:
+def _without(found: Conditions | None, axes: tuple[Expr, ...]) -> Conditions | None:
     """Conditions that do not depend on the axes of a reduction."""
     return found and frozenset(c for c in found if free_axes(c).isdisjoint(axes))
 
@@ -154,9 +154,14 @@ def known(holds: Iterable[Expr]) -> dict[Expr, Expr]:
     return found | dict.fromkeys(holds, const(True, bool_))
 
 
-@lru_cache(maxsize=1024)
 def is_worth_it(condition: Expr) -> bool:
     """Whether enough of all points lie outside of a condition on a sum of axes."""
+    return outside(condition) >= WORTH
+
+
+@lru_cache(maxsize=1024)
+def outside(condition: Expr) -> float:
+    """The share of all points at which a condition on a sum of axes does not hold."""
     bound = bound_on(condition)
     assert bound is not None
     total, low, high = bound
@@ -167,4 +172,4 @@ def is_worth_it(condition: Expr) -> bool:
         first, last = term.low or 0, term.high or 0
         points = np.linspace(first, last, min(last - first + 1, each)).astype(np.int64)
         values = values[..., None] + step * points
-    return float(np.mean((values < low) | (values > high))) >= WORTH
+    return float(np.mean((values < low) | (values > high)))

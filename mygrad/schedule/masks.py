@@ -24,7 +24,7 @@ from functools import reduce
 
 from mygrad import dtype as dt
 from mygrad import expr
-from mygrad.domain import NONE, Conditions, conditions, known, nothing
+from mygrad.domain import NONE, Conditions, conditions, known, nothing, outside, terms_of
 from mygrad.expr import Expr, both, const, floordiv, less, modulo
 from mygrad.helpers import prod
 from mygrad.kernel import Kernel, Store, named, roots_of, stem_of
@@ -97,7 +97,8 @@ def apply(steps: Sequence[Step], arrays: Sequence[Memory]) -> list[Step]:
                 done[at] = _store_under(done[at], i, wanted)
         for i, read in _reads(done[at]):
             readers.setdefault(i, []).append(read)
-    return [_read_under(s, partly) for s in done]
+    done = [_read_under(s, partly) for s in done]
+    return [_counted(*pair) for pair in zip(steps, done, strict=True)]
 
 
 def _has_mask(step: Step) -> bool:
@@ -267,3 +268,16 @@ def _with(step: Step, axes: tuple[Expr, ...], stores: tuple[Store, ...]) -> Step
         return step
     made = replace(step.what, axes=axes, stores=stores)
     return replace(step, what=named(made, stem_of(step.what)))
+
+
+def _counted(before: Step, step: Step) -> Step:
+    """The step with its operations counted anew, where a mask left some out: in each store those
+    outside of its condition, or of that of its sums."""
+    if step.what is before.what or not isinstance(step.what, Kernel):
+        return step
+    shares = []
+    for store in step.what.stores:
+        sums = terms_of([store.value]).values()
+        found = conditions(store.valid) or (frozenset.union(*sums) if sums else NONE)
+        shares.append(1.0 - max(map(outside, found), default=0.0))
+    return replace(step, what=replace(step.what, flops=int(step.what.flops * max(shares))))

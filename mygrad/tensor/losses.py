@@ -129,7 +129,7 @@ class Losses(Random):
         enable_gqa: bool = False,
     ) -> Self:
         """softmax(q k^T scale + mask) v (Vaswani et al. 2017) for q (.., L, E), k (.., S, E), v
-        (.., S, F).
+        (.., S, F). What the mask hides has no say, even if it is infinite.
 
         Args:
             attn_mask: bool (true takes part) or float (added to the scores), broadcast to (.., L,
