@@ -239,7 +239,8 @@ def test_small_kernels_stay_on_one_thread() -> None:
 
 
 def test_rows_a_power_of_two_apart_are_staged() -> None:
-    assert [s.slot for s in codegen.schedule(matmul(1024, 1024, 1024), AVX512).stages] == [2]
+    scheduled = codegen.schedule(matmul(1024, 1024, 1024), AVX512)
+    assert {s.slot for s in scheduled.stages} == {1, 2}  # what is read as vectors, and as elements
     assert codegen.schedule(matmul(96, 96, 96), AVX512).stages == ()
 
 

@@ -79,10 +79,9 @@ def bound_of(condition: Expr, index: Expr) -> Bound | None:
 def apply(steps: Sequence[Step], arrays: Sequence[Memory]) -> list[Step]:
     """The steps with masks said wherever they hold."""
     done = list(steps)
-    writers = _writers(done, arrays)
-    masked = {i for i, at in writers.items() if _has_mask(done[at])}
-    if not masked and not any(map(_has_mask, done)):
+    if not any(map(_has_mask, done)):
         return done
+    writers = _writers(done, arrays)
     filled: dict[int, Filled] = {}
     for at, step in enumerate(done):
         step = done[at] = _read_under(step, filled)
