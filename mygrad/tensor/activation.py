@@ -46,8 +46,10 @@ class Activation(Special):
 
     def sigmoid(self) -> Self:
         """1 / (1 + e^-x), for negative x as e^x / (1 + e^x)."""
-        negative, e = self._as_float()._decay(1)
-        return negative.where(e, 1.0) * (e + 1).reciprocal()
+        x = self._as_float()
+        negative = x < 0
+        e = negative.where(x, -x).exp()
+        return negative.where(e, 1.0) / (e + 1)
 
     def logsigmoid(self) -> Self:
         """log sigmoid(x) = -softplus(-x)."""
@@ -57,8 +59,9 @@ class Activation(Special):
         """log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta."""
         x = self._as_float()
         scaled = x if beta == 1 else x * beta
-        negative, e = scaled._decay(1)
-        result = negative.where(0.0, scaled) + e._log1p_near()
+        negative = scaled < 0
+        tail = negative.where(scaled, -scaled).exp()._log1p_near()
+        result = negative.where(0.0, scaled) + tail
         return result if beta == 1 else result / beta
 
     def silu(self) -> Self:

@@ -134,11 +134,6 @@ class Functions(Elementwise):
         near = x.abs() < 0.5
         return near.where(near.where(x, 0.0)._log1p_near(), (x + 1).log())
 
-    def _decay(self, rate: float) -> tuple[Self, Self]:
-        """Where x is negative, and e^(-rate |x|); by a factor, so that the derivative is one."""
-        negative = self < 0
-        return negative, (self * negative.where(rate, -rate)).exp()
-
     def _log1p_near(self) -> Self:
         """log(1 + x) for -0.5 <= x <= 1: log u + (x - (u - 1)) / u repairs the rounding of u = 1 +
         x."""
@@ -266,8 +261,9 @@ class Functions(Elementwise):
         x = self._as_float()
         if x.dtype.itemsize < 4:
             return x._through_float32(Functions.tanh)
-        negative, e = x._decay(2)
-        tail = (1 - e) * (e + 1).reciprocal()
+        negative = x < 0
+        e = (negative.where(x, -x) * 2).exp()
+        tail = (1 - e) / (e + 1)
         square = x * x
         near = (
             square < 0.03
