@@ -19,6 +19,7 @@ from functools import lru_cache, reduce
 
 import numpy as np
 
+from mygrad.algebra import interval
 from mygrad.dtype import bool_
 from mygrad.expr import (
     Expr,
@@ -141,9 +142,7 @@ def somewhere(condition: Expr, axes: Iterable[Expr]) -> Expr:
     assert bound is not None
     total, low, high = bound
     terms, constant = linear(total)
-    ranged = [(t.low or 0, t.high or 0, terms.pop(t)) for t in axes if t in terms]
-    least = sum(min(first * by, last * by) for first, last, by in ranged)
-    most = sum(max(first * by, last * by) for first, last, by in ranged)
+    least, most = interval({t: terms.pop(t) for t in axes if t in terms}, 0)
     rest = from_linear(terms, constant)
     return both(less(const(low - most - 1), rest), less(rest, const(high - least + 1)))
 

@@ -367,5 +367,10 @@ def _where_bool(condition: Expr, a: Expr, b: Expr) -> Expr:
     return either(invert(condition), a) if b.arg else both(condition, a)
 
 
+def minimum(a: Expr, b: Expr) -> Expr:
+    """The smaller of two index expressions."""
+    return where(less(a, b), a, b)
+
+
 _RULES = {Op.LT: _less, Op.EQ: _equal, Op.AND: _conjunction, Op.OR: _disjunction}
 OPERATORS |= {Op.LT: less, Op.AND: both, Op.OR: either}

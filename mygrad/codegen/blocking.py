@@ -49,14 +49,14 @@ def blocks_of(
     if threads > 1 and uses >= OFTEN and any(aliased(tile, x) for x in rows):
         # each thread copies its rows, once, and the columns of a block after the other
         found = {again: ceildiv(tiles[again], threads), vector: block}
-        return {names[a]: n for a, n in found.items() if a in names and n < tiles[a]}
-    if busy(ceildiv(tiles[vector], block), threads) >= BUSY:
-        threads = 1
-    if any(across(nest, x, target) for x in rows):
-        most = target.l2_bytes // 8 // (_per_point(nest, rows, depth) * tile.size(again))
-        found[again] = _block(tiles[again], most, threads)
-    elif block < tiles[vector]:
-        found[again] = _block(tiles[again], tiles[again], threads)
+    else:
+        if busy(ceildiv(tiles[vector], block), threads) >= BUSY:
+            threads = 1
+        if any(across(nest, x, target) for x in rows):
+            most = target.l2_bytes // 8 // (_per_point(nest, rows, depth) * tile.size(again))
+            found[again] = _block(tiles[again], most, threads)
+        elif block < tiles[vector]:
+            found[again] = _block(tiles[again], tiles[again], threads)
     return {names[a]: n for a, n in found.items() if a in names and n < tiles[a]}
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from mygrad.algebra import maximum
+from mygrad.algebra import interval, maximum
 from mygrad.codegen.scope import Scope
 from mygrad.codegen.stmt import Block, If, Let, Loop, Put, Running, Stmt, Tile, Update
 from mygrad.domain import known
@@ -29,9 +29,8 @@ from mygrad.expr import (
     less,
     linear,
     substitute,
-    where,
 )
-from mygrad.logic import bound_on
+from mygrad.logic import bound_on, minimum
 from mygrad.ops import Op
 
 
@@ -106,8 +105,7 @@ def _steps(condition: Expr, axis: Expr, around: set[Expr]) -> tuple[Steps, Steps
     terms, constant = linear(total)
     by = terms.pop(axis)
     fixed = {t: c for t, c in terms.items() if t in around or t.op is Op.PARAM}
-    ranged = [(c * (t.low or 0), c * (t.high or 0)) for t, c in terms.items() if t not in fixed]
-    least, most = sum(map(min, ranged)), sum(map(max, ranged))
+    least, most = interval({t: c for t, c in terms.items() if t not in fixed}, 0)
     # low <= by * step + outer + [least, most] <= high
     outer = from_linear(fixed, constant)
     at_least = low if total.low is None or low > total.low else None
@@ -126,11 +124,6 @@ def _steps(condition: Expr, axis: Expr, around: set[Expr]) -> tuple[Steps, Steps
             )
         )
     return ends[0], ends[1]
-
-
-def minimum(a: Expr, b: Expr) -> Expr:
-    """The smaller of two index expressions."""
-    return where(less(a, b), a, b)
 
 
 def assume(block: Block, holds: tuple[Expr, ...]) -> Block:

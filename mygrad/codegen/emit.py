@@ -20,8 +20,9 @@ from mygrad.codegen.actions import LoopAxis, Schedule
 from mygrad.codegen.bounds import assume, spans
 from mygrad.codegen.scope import Pending, Scope
 from mygrad.codegen.stmt import Accumulator, Block, If, Loop, Put, Stmt, Tile, TileAxis
-from mygrad.expr import Expr, axis, const, floordiv, less, where, wrap
+from mygrad.expr import Expr, axis, const, floordiv, less, wrap
 from mygrad.helpers import ceildiv
+from mygrad.logic import minimum
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Emitter:
             return self.run(scope, loop, const(0), const(left // step), region.inside(loop, step))
         trips = floordiv(wrap(left) + (step - 1), const(step))
         rest = wrap(left) - loop.axis * step
-        here = where(less(rest, const(step)), rest, const(step))
+        here = minimum(rest, const(step))
         return self.run(scope, loop, const(0), trips, region.inside(loop, here))
 
     def peeled(self, scope: Scope, loop: LoopAxis, region: Region, left: int | Expr) -> list[Stmt]:
@@ -158,7 +159,7 @@ class Emitter:
         if rest and full:
             if loop in self.nested:
                 remaining = wrap(size) - loop.axis * step
-                here = where(less(remaining, const(step)), remaining, const(step))
+                here = minimum(remaining, const(step))
                 body = self.block(scope, region.inside(loop, here))
             else:
                 short = self.block(scope, region.inside(loop, rest))

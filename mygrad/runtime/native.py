@@ -10,11 +10,11 @@
     table: for each of nargs arguments (slot, offset): args[i] = slots[slot] + offset
 
 A parallel step runs on all threads, a serial one on its own (modulo their number); thread 0 is the
-caller. Threads that wait spin
-for some microseconds, then sleep on a condition variable, so that a busy machine costs time but
-never stands still: whoever changes a word that others wait for looks at the number of sleepers
-after the change, and whoever goes to sleep looks at the word after announcing itself. They do not
-yield: on a busy machine that gives away a whole slice of time, where a sleeper is woken at once.
+caller. Threads that wait spin for some microseconds, then sleep on a condition variable, so that a
+busy machine costs time but never stands still: whoever changes a word that others wait for looks at
+the number of sleepers after the change, and whoever goes to sleep looks at the word after
+announcing itself. They do not yield: on a busy machine that gives away a whole slice of time, where
+a sleeper is woken at once.
 `slept` counts the waits at barriers that ended in sleep.
 
 `ctx` is zeroed memory, a word of it per cache line: what follows the names below.

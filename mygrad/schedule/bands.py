@@ -527,8 +527,7 @@ def _added(store: Store) -> Store:
     """A store that adds to what the blocks before have stored, where there is something to add."""
     before = expr.load(store.slot, store.value.dtype, store.index)
     needed = domain.terms_of([store.value])[store.value]
-    somewhere = [domain.somewhere(c, store.value.arg[1]) for c in sorted(needed, key=expr.order)]
-    valid = reduce(expr.both, somewhere) if somewhere else None
-    if valid is not None and expr.is_true(valid):
-        valid = None
-    return replace(store, value=expr.alu(Op.ADD, before, store.value), valid=valid)
+    somewhere = (domain.somewhere(c, store.value.arg[1]) for c in sorted(needed, key=expr.order))
+    valid = reduce(expr.both, somewhere, expr.const(True, expr.dt.bool_))
+    total = expr.alu(Op.ADD, before, store.value)
+    return replace(store, value=total, valid=None if expr.is_true(valid) else valid)
