@@ -26,7 +26,7 @@ from mygrad.config import config
 from mygrad.helpers import UNKNOWN, Location, quantity
 from mygrad.kernel import Kernel
 from mygrad.kernel import text as kernel_text
-from mygrad.schedule.steps import Schedule, Step
+from mygrad.schedule.steps import Band, Schedule, Step, kernels_of
 
 HEADER = ("", "step", "device", "bytes", "flops", "line", "why it is a step")
 _shown: dict[int, tuple[Schedule, int]] = {}  # by id: the schedule, kept alive, and its DEBUG
@@ -34,7 +34,8 @@ _shown: dict[int, tuple[Schedule, int]] = {}  # by id: the schedule, kept alive,
 
 @dataclass(frozen=True)
 class PlanKernel:
-    """One step of a plan: a kernel, or a call, sort or copy on the host.
+    """One step of a plan: a kernel, a band of kernels that runs block by block, or a call, sort or
+    copy on the host. Texts of a band are those of its kernels, one after the other.
 
     `reason` says why it is a step of its own, `location` which line of the user asked for it.
     `bytes` counts every element that is read or written once, `flops` floating-point operations; a
@@ -47,27 +48,29 @@ class PlanKernel:
     flops: int
     location: Location
     device: str
-    kernel: Kernel | None = None
+    kernels: tuple[Kernel, ...] = ()
+    band: Band | None = None
 
     @property
     def text(self) -> str:
-        """The step in the kernel language; empty for host steps."""
-        return "" if self.kernel is None else kernel_text(self.kernel)
+        """The step in the kernel language, for a band with the order of its kernels; empty for
+        host steps."""
+        return "\n\n".join([str(self.band)] * bool(self.band) + list(map(kernel_text, self.kernels)))
 
     @property
     def actions(self) -> tuple[str, ...]:
         """The schedule actions chosen for the device; none for host steps and on `reference`."""
-        return () if self.kernel is None else compiler.actions(self.kernel, self.device)
+        return tuple(a for k in self.kernels for a in compiler.actions(k, self.device))
 
     @property
     def source(self) -> str:
         """The generated source, made now; empty for host steps."""
-        return "" if self.kernel is None else compiler.generate(self.kernel, self.device).source
+        return "\n\n".join(compiler.generate(k, self.device).source for k in self.kernels)
 
     @property
     def machine_code(self) -> str:
         """The machine code as text, made now; empty for host steps, and where there is none."""
-        return "" if self.kernel is None else compiler.machine_code(self.kernel, self.device)
+        return "\n\n".join(compiler.machine_code(k, self.device) for k in self.kernels)
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,12 @@ def plan_of(schedule: Schedule) -> Plan:
 
 def _plan_kernel(step: Step, schedule: Schedule) -> PlanKernel:
     what = step.what
-    if isinstance(what, Kernel):
-        work, kernel = (what.bytes, what.flops), what
+    if isinstance(what, (Kernel, Band)):
+        work = what.bytes, what.flops
     else:
-        work, kernel = (sum(schedule.memories[i].nbytes for i in step.arguments), 0), None
-    return PlanKernel(_name(step), step.reason, *work, step.location, step.device, kernel)
+        work = sum(schedule.memories[i].nbytes for i in step.arguments), 0
+    about = _name(step), step.reason, *work, step.location, step.device
+    return PlanKernel(*about, tuple(kernels_of(step)), what if isinstance(what, Band) else None)
 
 
 def _name(step: Step) -> str:
@@ -135,17 +139,16 @@ def begin(schedule: Schedule) -> None:
     """Print a plan, and write its kernels into the folder MYGRAD_DUMP, as far as is asked for."""
     if config.MYGRAD_DUMP:
         for step in schedule.steps:
-            if isinstance(step.what, Kernel):
-                compiler.dump(step.what, step.device)
+            for kernel in kernels_of(step):
+                compiler.dump(kernel, step.device)
     if config.DEBUG == 0 or not schedule.steps:
         return
     if id(schedule) in _shown and _shown[id(schedule)][1] >= config.DEBUG:
         return
     _shown[id(schedule)] = schedule, config.DEBUG
     _print(str(plan_of(schedule)))
-    for what, device in dict.fromkeys((s.what, s.device) for s in schedule.steps):
-        if isinstance(what, Kernel):
-            _print_kernel(what, device)
+    for pair in dict.fromkeys((k, s.device) for s in schedule.steps for k in kernels_of(s)):
+        _print_kernel(*pair)
 
 
 def _print_kernel(kernel: Kernel, device: str) -> None:
@@ -163,7 +166,7 @@ def _print_kernel(kernel: Kernel, device: str) -> None:
 def timed(steps: Sequence[Step], seconds: Sequence[float]) -> None:
     """Print a line for each kernel that ran."""
     for step, elapsed in zip(steps, seconds, strict=True):
-        if isinstance(step.what, Kernel):
+        if isinstance(step.what, (Kernel, Band)):
             _print_time(step, elapsed, step.what.flops, step.what.bytes)
 
 

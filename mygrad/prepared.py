@@ -51,8 +51,7 @@ class Segment:
 
     def with_executables(self, of: Callable[[Any], Any]) -> Segment:
         """The same launches of other executables."""
-        changed = tuple(replace(one, executable=of(one.executable)) for one in self.launches)
-        return replace(self, launches=changed)
+        return replace(self, launches=tuple(one.with_executables(of) for one in self.launches))
 
 
 @dataclass(frozen=True)

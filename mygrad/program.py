@@ -11,7 +11,7 @@ Calling convention of a Program, for every runtime: first one pointer per entry 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mygrad.dtype import DType
@@ -101,10 +101,35 @@ class Program:
     )  # (pass name, text) for DEBUG
 
 
+UNIT, BLOCK = "unit", "block"  # the parameters of launches within Rounds
+LOCAL = -1  # the slot of the memory that a thread has for itself there
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Launches that one thread runs in order, again and again, with `local_bytes` of its own.
+
+    `parts` are (launch, first, end): it runs in the blocks from `first` up to `end`. Threads share
+    the units, and if blocks are `apart`, these too.
+    """
+
+    parts: tuple[tuple[Launch, int, int], ...]
+    units: int
+    blocks: int
+    apart: bool
+    local_bytes: int
+
+    @property
+    def shares(self) -> int:
+        """Among how many threads the work could be divided."""
+        return self.units * self.blocks if self.apart else self.units
+
+
 @dataclass(frozen=True)
 class Launch:
     """One program with its arguments: for each pointer (slot of the plan, byte offset).
 
+    The executable may be Rounds of other launches: then the arguments are all that these touch.
     `params` names, for each parameter of the program, the one of the run that it is. `touches`
     says of each pointer how many bytes the program touches there, and whether it writes
     them; empty if that is not known.
@@ -117,3 +142,17 @@ class Launch:
     name: str = ""
     location: Location = UNKNOWN
     touches: tuple[tuple[int, bool], ...] = ()
+
+    @property
+    def executables(self) -> list[Any]:
+        """What is run: one program, or those of the rounds."""
+        if isinstance(self.executable, Rounds):
+            return [part.executable for part, _, _ in self.executable.parts]
+        return [self.executable]
+
+    def with_executables(self, of: Callable[[Any], Any]) -> Launch:
+        """The same launch of other executables."""
+        if not isinstance(self.executable, Rounds):
+            return replace(self, executable=of(self.executable))
+        parts = tuple((p.with_executables(of), *when) for p, *when in self.executable.parts)
+        return replace(self, executable=replace(self.executable, parts=parts))

@@ -23,16 +23,18 @@ from mygrad.compiler import Executable
 from mygrad.dtype import DType
 from mygrad.errors import DTypeError, message
 from mygrad.graph import Node
-from mygrad.helpers import lazy_module, without_collections
+from mygrad.helpers import Location, lazy_module, without_collections
 from mygrad.ops import Op
 from mygrad.prepared import Outline, Prepared, Segment, maker, memory_of
-from mygrad.program import Buffer, Launch
+from mygrad.program import BLOCK, LOCAL, UNIT, Buffer, Launch, Rounds
 from mygrad.runtime import device as devices
 from mygrad.schedule.steps import (
+    Band,
     Schedule,
     Step,
     Structure,
     is_host_step,
+    kernels_of,
     key,
     places,
     rebuild,
@@ -40,7 +42,7 @@ from mygrad.schedule.steps import (
 
 if TYPE_CHECKING:
     from mygrad import explain
-    from mygrad.kernel import Kernel
+    from mygrad.kernel import BufferInfo, Kernel
     from mygrad.schedule import schedule as scheduler
 else:
     explain, scheduler = lazy_module("mygrad.explain"), lazy_module("mygrad.schedule.schedule")
@@ -129,11 +131,11 @@ def assemble(plan: Schedule) -> Outline:
     explain.begin(plan)
     kernels: dict[str, list[Kernel]] = {}  # by device
     for step in plan.steps:
-        if not is_host_step(step):
-            kernels.setdefault(step.device, []).append(step.what)  # type: ignore[arg-type]
+        kernels.setdefault(step.device, []).extend(kernels_of(step))
     executables = {
         device: compiler.executables(list(dict.fromkeys(found)), device)
         for device, found in kernels.items()
+        if found
     }
     parts: list[Segment | Step] = []
     position = 0
@@ -162,7 +164,14 @@ def _variables(plan: Schedule) -> tuple[tuple[str, int, int], ...]:
 
 def _constants(plan: Schedule) -> dict[str, int]:
     """Every constant as a parameter of the program, by a name that no variable has."""
-    return {f"={value}": value for step in plan.steps for _, value in step.constants}
+    given = [constants for step in plan.steps for constants in _given(step)]
+    return {f"={value}": value for constants in given for _, value in constants}
+
+
+def _given(step: Step) -> list[tuple[tuple[str, int], ...]]:
+    if isinstance(step.what, Band):
+        return [part.constants for part in step.what.parts]
+    return [step.constants]
 
 
 def _segment(
@@ -174,26 +183,64 @@ def _segment(
     slot = {i: n for n, i in enumerate(used)}
     launches = []
     for step in steps:
-        kernel: Kernel = step.what  # type: ignore[assignment]
-        program = executables[kernel]
-        places = []
-        for number in program.buffers:
-            i = step.arguments[number]
-            places.append((slot[i], 0) if i in slot else (len(slot), plan.memories[i].number))
-        given = {name: f"={value}" for name, value in step.constants}
-        infos = [kernel.buffers[number] for number in program.buffers]
-        launches.append(
-            Launch(
-                program,
-                tuple(places),
-                tuple(given.get(name, name) for name in program.params),
-                program.parallel,
-                kernel.name,
-                step.location,
-                tuple((info.size * info.dtype.itemsize, info.written) for info in infos),
-            )
-        )
+        places = [
+            (slot[i], 0) if i in slot else (len(slot), plan.memories[i].number)
+            for i in step.arguments
+        ]
+        if isinstance(step.what, Band):
+            launches.append(_rounds(step.what, places, step.location, executables))
+        else:
+            kernel: Kernel = step.what  # type: ignore[assignment]
+            made = _launch(kernel, executables[kernel], places, step.constants, step.location)
+            launches.append(made)
     return Segment(steps[0].device, first, tuple(used), in_arena, tuple(launches))
+
+
+def _launch(
+    kernel: Kernel,
+    program: Executable,
+    places: Sequence[tuple[int, int]],
+    constants: Sequence[tuple[str, int]],
+    location: Location,
+) -> Launch:
+    given = {name: f"={value}" for name, value in constants}
+    infos = [kernel.buffers[number] for number in program.buffers]
+    return Launch(
+        program,
+        tuple(places[number] for number in program.buffers),
+        tuple(given.get(name, name) for name in program.params),
+        program.parallel,
+        kernel.name,
+        location,
+        _touches(infos),
+    )
+
+
+def _rounds(
+    band: Band,
+    places: Sequence[tuple[int, int]],
+    location: Location,
+    executables: Mapping[Kernel, Executable],
+) -> Launch:
+    parts = []
+    for p in band.parts:
+        own = [(LOCAL, at) if i == LOCAL else places[i] for i, at in p.arguments]
+        launch = _launch(p.kernel, executables[p.kernel], own, p.constants, location)
+        parts.append((launch, p.first, p.end))
+    found = dict.fromkeys(name for launch, _, _ in parts for name in launch.params)
+    return Launch(
+        Rounds(tuple(parts), band.units, band.blocks, band.apart, band.local_bytes),
+        tuple(places),
+        tuple(name for name in found if name not in (UNIT, BLOCK)),
+        True,
+        band.name,
+        location,
+        _touches(band.buffers),
+    )
+
+
+def _touches(infos: Sequence[BufferInfo]) -> tuple[tuple[int, bool], ...]:
+    return tuple((info.size * info.dtype.itemsize, info.written) for info in infos)
 
 
 def realize(nodes: Sequence[Node], params: Mapping[str, int] | None = None) -> list[Node]:

@@ -42,7 +42,7 @@ def load(structure: Hashable, device: str) -> Outline | None:
     except _UNREADABLE:
         return None
     segments = [p for p in outline.parts if isinstance(p, Segment)]
-    keys = list(dict.fromkeys(one.executable for s in segments for one in s.launches))
+    keys = list(dict.fromkeys(e for s in segments for one in s.launches for e in one.executables))
     found = compiler.load(keys, device)
     return None if found is None else outline.with_executables(lambda key: found[key].executable)
 

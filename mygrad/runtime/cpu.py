@@ -20,17 +20,19 @@ import time
 import weakref
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mygrad.config import config
 from mygrad.errors import InternalError, message
-from mygrad.helpers import content_key
-from mygrad.program import Launch, Program, Target
+from mygrad.helpers import content_key, round_up
+from mygrad.program import BLOCK, LOCAL, UNIT, Launch, Program, Rounds, Target
 from mygrad.runtime import guard, native
 from mygrad.runtime.base import LaunchSequence, Runtime
 from mygrad.runtime.cache import default_cache
@@ -155,7 +157,8 @@ class CPU(Runtime):
         if binary is None:
             binary = compiler.compile(text, "native")
             cache.put(key, binary)
-        return compiler.load([binary], ["mygrad_run", "mygrad_start", "mygrad_stop"])
+        names = ["mygrad_run", "mygrad_start", "mygrad_stop", "mygrad_rounds"]
+        return compiler.load([binary], names)
 
 
 _alive: weakref.WeakSet[CPU] = weakref.WeakSet()
@@ -197,6 +200,7 @@ class Pool:
     def __init__(self, functions: Sequence[int], threads: int) -> None:
         self.process = os.getpid()
         self.entry = _RUN(functions[0])
+        self.rounds = functions[3]
         self._stop = _STOP(functions[2])
         self._context = ctypes.create_string_buffer(native.CONTEXT_BYTES + 64)
         aligned = (ctypes.addressof(self._context) + 63) & ~63
@@ -271,16 +275,19 @@ class NativeSequence(LaunchSequence):
 
     def __init__(self, runtime: CPU, launches: Sequence[Launch]) -> None:
         self._runtime, self._launches = runtime, tuple(launches)
+        self._local = max(map(_local_bytes, launches), default=0) * runtime.target.threads
         self._slots = 1 + max((slot for one in launches for slot, _ in one.arguments), default=-1)
         self._written = {
             a.slot for one in launches for a in _accesses(one) if a.written and a.start < a.end
         }
         self._params = tuple(dict.fromkeys(name for one in launches for name in one.params))
         self.parallel = runtime.target.threads > 1 and any(one.parallel for one in launches)
-        self._values = ctypes.create_string_buffer(8 * max(self._slots + len(self._params), 1))
+        size = self._slots + len(self._params)
+        self._values = ctypes.create_string_buffer(8 * (size + _Plan.OWN))
         self._pack = struct.Struct(f"{self._slots}Q{len(self._params)}q").pack_into
+        self._local_address = ctypes.c_uint64.from_buffer(self._values, 8 * (size + _Plan.LOCAL))
         self._values_pointer = ctypes.c_void_p(ctypes.addressof(self._values))
-        self._plan = _Plan(self._launches, self._slots, self._params, True, runtime.target.threads)
+        self._plan = self._made(self._launches, True, runtime.target.threads)
         self._careful: _Plan | None = None  # for memories that overlap
         self._singles: list[_Plan] | None = None
         self._pool: Pool | None = None
@@ -297,7 +304,7 @@ class NativeSequence(LaunchSequence):
         if self._runtime.guarded:  # one by one, so that a fault has the name of a kernel
             self.time(memories, params)
             return
-        with self._runtime.lock:
+        with self._runtime.lock, self._local_memory():
             self._fill(memories, params)
             plan = self._plan if self._distinct else self._careful_plan()
             if not self.parallel:
@@ -312,11 +319,10 @@ class NativeSequence(LaunchSequence):
     def time(self, memories: Sequence[Any], params: Mapping[str, int]) -> list[float]:
         """Run launch by launch; the seconds each took."""
         if self._singles is None:
-            self._singles = [
-                _Plan((one,), self._slots, self._params, apart=True) for one in self._launches
-            ]
+            threads = self._runtime.target.threads
+            self._singles = [self._made((one,), True, threads) for one in self._launches]
         seconds = []
-        with self._runtime.lock:
+        with self._runtime.lock, self._local_memory():
             self._fill(memories, params)
             for plan, launch in zip(self._singles, self._launches, strict=True):
                 parallel = self.parallel and launch.parallel
@@ -352,8 +358,25 @@ class NativeSequence(LaunchSequence):
 
     def _careful_plan(self) -> _Plan:
         if self._careful is None:
-            self._careful = _Plan(self._launches, self._slots, self._params, apart=False)
+            self._careful = self._made(self._launches, False, 1)
         return self._careful
+
+    def _made(self, launches: Sequence[Launch], apart: bool, threads: int) -> _Plan:
+        rounds = self._runtime.pool().rounds if any(map(_local_bytes, launches)) else 0
+        return _Plan(launches, self._slots, self._params, apart, threads, rounds)
+
+    @contextmanager
+    def _local_memory(self) -> Iterator[None]:
+        """Memory for each thread's own, while the launches run."""
+        if not self._local:
+            yield
+            return
+        memory = self._runtime.allocate(self._local)
+        try:
+            self._local_address.value = memory.address
+            yield
+        finally:
+            self._runtime.release(memory)
 
     def _pool_now(self, parallel: bool) -> Pool:
         pool = self._pool
@@ -371,7 +394,13 @@ class NativeSequence(LaunchSequence):
 
 class _Plan:
     """The native form of launches; see native.py. `apart`: different slots are different memory;
-    then `threads` may share serial launches."""
+    then `threads` may share serial launches. `rounds`: the native function that runs Rounds.
+
+    The table of values that arguments come from is: memories, parameters, and then two of its own,
+    the address of the threads' local memory and a zero for what is known already.
+    """
+
+    LOCAL, ZERO, OWN = 0, 1, 2
 
     def __init__(
         self,
@@ -380,15 +409,17 @@ class _Plan:
         params: tuple[str, ...],
         apart: bool,
         threads: int = 1,
+        rounds: int = 0,
     ) -> None:
+        self._own = slots + len(params)
+        self._number = {name: slots + n for n, name in enumerate(params)}
+        self._about: list[Any] = []  # of rounds, kept as long as the plan
+        launches = [f for one in launches for f in _flat(one, threads if apart else 0)]
         table: list[int] = []
         starts: list[int] = []
         for launch in launches:
             starts.append(len(table) // 2)
-            for slot, offset in launch.arguments:
-                table += [slot, offset]
-            for name in launch.params:
-                table += [slots + params.index(name), 0]
+            table += self._row_of(launch)
         nargs = len(table) // 2
         self._args = (ctypes.c_int64 * max(nargs, 1))()
         self._table = (ctypes.c_int64 * max(len(table), 1))(*table)
@@ -398,7 +429,8 @@ class _Plan:
         for launch, start, barrier, owner in zip(launches, starts, barriers, owners, strict=True):
             flags = native.PARALLEL * launch.parallel + native.BARRIER * barrier
             flags |= owner << native.OWNER
-            steps += [launch.executable.address, ctypes.addressof(self._args) + 8 * start, flags]
+            address = rounds if _is_rounds(launch) else launch.executable.address
+            steps += [address, ctypes.addressof(self._args) + 8 * start, flags]
         self._steps = (ctypes.c_int64 * max(len(steps), 1))(*steps)
         self._plan = (ctypes.c_int64 * 5)(
             ctypes.addressof(self._steps),
@@ -408,6 +440,71 @@ class _Plan:
             ctypes.addressof(self._args),
         )
         self.pointer = ctypes.c_void_p(ctypes.addressof(self._plan))
+
+    def _row_of(self, launch: Launch) -> list[int]:
+        """(number of a value, what is added to it) for each argument, one after the other."""
+        if _is_rounds(launch):
+            about = self._describe(launch.executable)
+            self._about.append(about)
+            row = [self._own + self.ZERO, ctypes.addressof(about)]
+            for part, _, _ in launch.executable.parts:
+                row += self._row_of(part)
+            return row
+        row = []
+        for slot, offset in launch.arguments:
+            row += [self._own + self.LOCAL if slot == LOCAL else slot, offset]
+        for name in launch.params:
+            known = isinstance(name, _Known)
+            row += [self._own + self.ZERO, name.value] if known else [self._number_of(name), 0]
+        return row
+
+    def _number_of(self, name: str) -> int:
+        return self._own + self.ZERO if name in (UNIT, BLOCK) else self._number[name]
+
+    def _describe(self, rounds: Rounds) -> ctypes.Array[ctypes.c_int64]:
+        words: list[int] = []
+        kinds: list[int] = []
+        for part, first, end in rounds.parts:
+            count = len(part.arguments) + len(part.params)
+            words += [part.executable.address, first, end, count]
+            kinds += [int(slot == LOCAL) for slot, _ in part.arguments]
+            kinds += [{UNIT: 2, BLOCK: 3}.get(name, 0) for name in part.params]
+        blocks = 1 if rounds.apart else rounds.blocks
+        most = max(words[3::4])
+        stride = round_up(rounds.local_bytes, PAGE)
+        head = [rounds.shares, blocks, rounds.blocks, stride, len(rounds.parts), most]
+        return (ctypes.c_int64 * (len(head) + len(words) + len(kinds)))(*head, *words, *kinds)
+
+
+PAGE = 4096  # bytes: the memories of threads do not share pages
+
+
+def _is_rounds(launch: Launch) -> bool:
+    return isinstance(launch.executable, Rounds)
+
+
+def _local_bytes(launch: Launch) -> int:
+    """Memory that each thread needs for a launch."""
+    return round_up(launch.executable.local_bytes, PAGE) if _is_rounds(launch) else 0
+
+
+class _Known(NamedTuple):
+    """A parameter whose value is known."""
+
+    value: int
+
+
+def _flat(launch: Launch, threads: int) -> Iterator[Launch]:
+    """Rounds that so many threads cannot share, as launches that all of them share; 0: none may."""
+    if not _is_rounds(launch) or launch.executable.shares >= threads > 0:
+        yield launch
+        return
+    rounds: Rounds = launch.executable
+    for unit, block in product(range(rounds.units), range(rounds.blocks)):
+        for part, first, end in rounds.parts:
+            if first <= block < end:
+                known = {UNIT: _Known(unit), BLOCK: _Known(block)}
+                yield replace(part, params=tuple(known.get(n, n) for n in part.params))
 
 
 class _Access(NamedTuple):

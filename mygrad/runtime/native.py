@@ -3,11 +3,21 @@
     void mygrad_run(ctx, plan, slots, nthreads)     run a plan on this thread and the pool
     i64  mygrad_start(ctx, nthreads)                create the threads 1 .. nthreads - 1; the count
     void mygrad_stop(ctx, nthreads)                 end them
+    void mygrad_rounds(args, tid, nthreads)         a step that runs others block by block
 
     Plan = { steps, nsteps, table, nargs, args }             40 bytes
     Step = { function, its part of args, flags }             24 bytes
     flags: 1 parallel, 2 barrier before; from bit 8 on the thread that a serial step is for
     table: for each of nargs arguments (slot, offset): args[i] = slots[slot] + offset
+
+Rounds are a parallel step whose first argument is the address of
+
+    { shares, blocks of a share, blocks of a unit, local bytes of a thread, parts, most arguments,
+      a part: (function, first block, end, arguments), ...        4 words each
+      kinds of all arguments, ... }
+
+and whose others are the arguments of the parts. What a kind adds to an argument: 0 nothing, 1 the
+start of this thread's memory, 2 the number of the unit, 3 that of the block.
 
 A parallel step runs on all threads, a serial one on its own (modulo their number); thread 0 is the
 caller. Threads that wait spin for some microseconds, then sleep on a condition variable, so that a
@@ -217,6 +227,96 @@ run:
   br label %idle
 out:
   ret ptr null
+}
+
+define void @mygrad_rounds(ptr %args, i64 %tid, i64 %nthreads) nounwind {
+entry:
+  %about = load ptr, ptr %args, align 8
+  %shares = load i64, ptr %about, align 8
+  %inner.p = getelementptr i64, ptr %about, i64 1
+  %inner = load i64, ptr %inner.p, align 8
+  %blocks.p = getelementptr i64, ptr %about, i64 2
+  %blocks = load i64, ptr %blocks.p, align 8
+  %bytes.p = getelementptr i64, ptr %about, i64 3
+  %bytes = load i64, ptr %bytes.p, align 8
+  %nparts.p = getelementptr i64, ptr %about, i64 4
+  %nparts = load i64, ptr %nparts.p, align 8
+  %most.p = getelementptr i64, ptr %about, i64 5
+  %most = load i64, ptr %most.p, align 8
+  %parts = getelementptr i64, ptr %about, i64 6
+  %parts.end = getelementptr [4 x i64], ptr %parts, i64 %nparts
+  %given = getelementptr i64, ptr %args, i64 1
+  %own = alloca i64, i64 %most, align 16
+  %added = alloca [4 x i64], align 16
+  %added.local = getelementptr i64, ptr %added, i64 1
+  %added.unit = getelementptr i64, ptr %added, i64 2
+  %added.block = getelementptr i64, ptr %added, i64 3
+  %local = mul i64 %bytes, %tid
+  store i64 0, ptr %added, align 8
+  store i64 %local, ptr %added.local, align 8
+  %a = mul i64 %shares, %tid
+  %b = add i64 %a, %shares
+  %low.share = udiv i64 %a, %nthreads
+  %high.share = udiv i64 %b, %nthreads
+  %low = mul i64 %low.share, %inner
+  %high = mul i64 %high.share, %inner
+  br label %check
+check:
+  %n = phi i64 [ %low, %entry ], [ %n.next, %round.done ]
+  %more = icmp ult i64 %n, %high
+  br i1 %more, label %round, label %out
+round:
+  %unit = udiv i64 %n, %blocks
+  %block = urem i64 %n, %blocks
+  store i64 %unit, ptr %added.unit, align 8
+  store i64 %block, ptr %added.block, align 8
+  br label %part.check
+part.check:
+  %part = phi ptr [ %parts, %round ], [ %part.next, %part.done ]
+  %at = phi i64 [ 0, %round ], [ %at.next, %part.done ]
+  %parts.done = icmp eq ptr %part, %parts.end
+  br i1 %parts.done, label %round.done, label %one
+one:
+  %first.p = getelementptr i64, ptr %part, i64 1
+  %first = load i64, ptr %first.p, align 8
+  %end.p = getelementptr i64, ptr %part, i64 2
+  %end = load i64, ptr %end.p, align 8
+  %count.p = getelementptr i64, ptr %part, i64 3
+  %count = load i64, ptr %count.p, align 8
+  %at.next = add i64 %at, %count
+  %begun = icmp uge i64 %block, %first
+  %not.over = icmp ult i64 %block, %end
+  %due = and i1 %begun, %not.over
+  br i1 %due, label %fill, label %part.done
+fill:
+  %i = phi i64 [ 0, %one ], [ %i.next, %filling ]
+  %filled = icmp eq i64 %i, %count
+  br i1 %filled, label %call, label %filling
+filling:
+  %j = add i64 %at, %i
+  %kind.p = getelementptr i64, ptr %parts.end, i64 %j
+  %kind = load i64, ptr %kind.p, align 8
+  %add.p = getelementptr i64, ptr %added, i64 %kind
+  %add = load i64, ptr %add.p, align 8
+  %given.p = getelementptr i64, ptr %given, i64 %j
+  %base = load i64, ptr %given.p, align 8
+  %value = add i64 %base, %add
+  %own.p = getelementptr i64, ptr %own, i64 %i
+  store i64 %value, ptr %own.p, align 8
+  %i.next = add i64 %i, 1
+  br label %fill
+call:
+  %function = load ptr, ptr %part, align 8
+  call void %function(ptr %own, i64 0, i64 1)
+  br label %part.done
+part.done:
+  %part.next = getelementptr [4 x i64], ptr %part, i64 1
+  br label %part.check
+round.done:
+  %n.next = add i64 %n, 1
+  br label %check
+out:
+  ret void
 }
 
 define void @mygrad_run(ptr %ctx, ptr %plan, ptr %slots, i64 %nthreads) nounwind {

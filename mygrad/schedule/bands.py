@@ -4,8 +4,16 @@
     ->  for each block of rows:  scores, p, out of these rows  3 kernels, two R x T arrays
 
 This is how attention runs when T is large, forward and backward, and a loss over many classes with
-the product before it: nothing here knows either. A band of kernels is one step for each kernel and
-block, in order; the number of the block is a parameter of the kernels.
+the product before it: nothing here knows either. The number of the block is a parameter of the
+kernels.
+
+A band is run in one of two ways:
+
+- *by units* (`steps.Band`), where the arrays between the kernels consist of units, such as heads,
+  that have nothing to do with each other: one step, in which a thread computes a block of a unit
+  from its first kernel to its last, in memory of its own that its cache holds;
+- *by steps*, one for each kernel and block, in order, where there are no such units, or on devices
+  that would rather have large kernels: all threads share each of them.
 
 An array X is cut into (outer, rows, width): element `(o * rows + row) * width + w`. All arrays that
 kernels of a band hand to each other agree on `rows`; each has an outer extent and a width of its
@@ -29,23 +37,27 @@ from itertools import pairwise
 
 from mygrad import domain, expr
 from mygrad.expr import Expr
-from mygrad.helpers import ceildiv, prod
-from mygrad.kernel import Kernel, Store, named, roots_of, store_axes
+from mygrad.helpers import ceildiv, content_key, prod
+from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of, store_axes
 from mygrad.ops import Op
-from mygrad.schedule import cost, reshape_axes
-from mygrad.schedule.steps import Memory, Step
+from mygrad.program import BLOCK, LOCAL, UNIT
+from mygrad.schedule import cost, memory, reshape_axes
+from mygrad.schedule.steps import Band, Memory, Part, Step, is_host_step
 
-BLOCK = "block"  # the parameter that tells a kernel of a band its block
+BY_UNITS = frozenset({"cpu"})  # devices whose runtime runs bands
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A kernel whose axes are split so that the row is an axis of its own."""
+    """A kernel whose axes are split so that the row is an axis of its own. `units` are the axes
+    that together number the units, with their strides in that number; None if there are no such
+    axes."""
 
     step: Step
     axes: tuple[Expr, ...]
     stores: tuple[Store, ...]
     row: Expr
+    units: Mapping[Expr, int] | None = None
 
     @property
     def accumulates(self) -> bool:
@@ -55,15 +67,21 @@ class Cut:
 
 @dataclass
 class Draft:
-    """A band that could be formed: how many rows there are, the width of each array that is handed
-    on, and by position how each kernel is cut."""
+    """A band that could be formed: how many units and rows there are, the width of each array that
+    is handed on, and by position how each kernel is cut."""
 
+    units: int
     rows: int
     widths: Mapping[int, int]
     cuts: dict[int, Cut]
     before: list[int]  # other steps among them that must run before, or may
     after: list[int]  # and that must run after
     local: list[int] = field(default_factory=list)
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether something is added up over the rows."""
+        return any(c.accumulates for c in self.cuts.values())
 
 
 def form(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], list[Memory]]:
@@ -120,8 +138,22 @@ class _Former:
             draft = self.attempt(self.users[i], rows, {i: width})
             if draft is not None and i in draft.local:
                 drafts.append(self.grown(draft))
-        fitting = [d for d in drafts if cost.BAND_ROWS <= self.block_rows(d) < d.rows]
-        return max(fitting, key=self.saved, default=None)
+        return max(filter(self.is_fitting, drafts), key=self.saved, default=None)
+
+    def is_fitting(self, draft: Draft) -> bool:
+        """Whether blocks are neither so small that they cost more than they save, nor all there
+        is."""
+        rows = self.block_rows(draft)
+        return rows >= cost.BAND_ROWS and (rows < draft.rows or self.by_units(draft))
+
+    def by_units(self, draft: Draft) -> bool:
+        """Whether the band can be one step, and has enough units to be shared by threads."""
+        cuts = draft.cuts.values()
+        return (
+            draft.units >= cost.BAND_UNITS
+            and all(c.step.device in BY_UNITS for c in cuts)
+            and all(c.units is not None for c in cuts)
+        )
 
     def saved(self, draft: Draft) -> int:
         """Bytes of the arrays that become local."""
@@ -167,7 +199,7 @@ class _Former:
         self, positions: Iterable[int], rows: int, widths: Mapping[int, int]
     ) -> Draft | None:
         """A band of these kernels, if each can be cut and their order allows it."""
-        members = sorted(set(positions))
+        members = _with_between(self.steps, set(positions))
         steps = [self.steps[p] for p in members]
         if len({s.device for s in steps}) > 1 or not all(map(_may_join, steps)):
             return None
@@ -177,16 +209,18 @@ class _Former:
         around = _around(self.steps, members)
         if handed is None or around is None:
             return None
+        first, width = next(iter(widths.items()))
+        units = self.size(first) // (rows * width)
         cuts: dict[int, Cut] = {}
         for p in members:
-            made = cut(self.steps[p], rows, handed)
+            made = cut(self.steps[p], units, rows, handed)
             if made is None:
                 return None
             cuts[p] = made
         sums = {i for c in cuts.values() if c.accumulates for i in written_by(c.step)}
         if not sums.isdisjoint(handed):  # a sum is not ready before the last block
             return None
-        draft = Draft(rows, handed, cuts, *around)
+        draft = Draft(units, rows, handed, cuts, *around)
         own = set(members)
         draft.local = [
             i
@@ -224,17 +258,24 @@ class _Former:
     def block_rows(self, draft: Draft) -> int:
         """Rows of a block: as many as its local arrays may take up, an even share if possible."""
         row = max(self.saved(draft) // draft.rows, 1)
-        most = min(max(cost.BAND_BLOCK // row, 1), draft.rows)
+        most = max(cost.BAND_BLOCK // row, 1)
+        if self.by_units(draft):
+            row = max(row // draft.units, 1)
+            most = max(cost.BAND_LOCAL // row, cost.BAND_SHARE)
+        most = min(most, draft.rows)
         even = (r for r in range(most, most // 2, -1) if draft.rows % r == 0)
         return next(even, most)
 
     def apply(self, draft: Draft) -> None:
         """Put the band in the place of its kernels."""
         rows = self.block_rows(draft)
-        whole, left = divmod(draft.rows, rows)
-        made = self.blocks(draft, 0, whole, rows)
-        if left:
-            made += self.blocks(draft, whole * rows, 1, left)
+        if self.by_units(draft):
+            made = [self.band(draft, rows)]
+        else:
+            whole, left = divmod(draft.rows, rows)
+            made = self.blocks(draft, 0, whole, rows)
+            if left:
+                made += self.blocks(draft, whole * rows, 1, left)
         before, after = ([self.steps[p] for p in ps] for ps in (draft.before, draft.after))
         self.steps[min(draft.cuts) : max(draft.cuts) + 1] = [*before, *made, *after]
 
@@ -246,8 +287,9 @@ class _Former:
             f"by blocks of {rows} of {draft.rows} rows: {self.saved(draft) / 1e6:.3g} MB between "
             f"{len(draft.cuts)} kernels become {total / 1e6:.3g} MB"
         )
+        rows_of = Rows(start, count, rows)
         made = [
-            (c, [_block_kernel(c, draft, set(local), start, count, rows, n) for n in (False, True)])
+            (c, [_block_kernel(c, draft, rows_of, later) for later in (False, True)])
             for _, c in sorted(draft.cuts.items())
         ]
         steps = []
@@ -273,6 +315,66 @@ class _Former:
         outer = self.size(i) // (draft.rows * draft.widths[i])
         self.arrays.append(replace(about, shape=(outer, rows, draft.widths[i])))
         return len(self.arrays) - 1
+
+    def band(self, draft: Draft, rows: int) -> Step:
+        """The step that runs the band by units."""
+        cuts = [c for _, c in sorted(draft.cuts.items())]
+        place, local_bytes = self.local_places(draft, cuts, rows)
+        whole, left = divmod(draft.rows, rows)
+        arguments: dict[int, BufferInfo] = {}
+        for c in cuts:
+            for i, info in zip(c.step.arguments, _kernel(c.step).buffers, strict=True):
+                if i not in place:
+                    written = info.written or (i in arguments and arguments[i].written)
+                    arguments[i] = replace(info, written=written)
+        number = {i: (n, 0) for n, i in enumerate(arguments)} | place
+        parts = []
+        for start, count, size in ((0, whole, rows), (whole, left > 0, left)):
+            for c in cuts if count else ():
+                own = tuple(number[i] for i in c.step.arguments)
+                once = c.accumulates and start == 0  # the first block sets, others add
+                for first, end in [(0, 1), (1, count)] if once else [(start, start + count)]:
+                    if first < end:
+                        run = Rows(start * rows, count, size, draft.units)
+                        kernel = _block_kernel(c, draft, run, later=first > 0)
+                        parts.append(Part(kernel, own, first, end, c.step.constants))
+        blocks = whole + (left > 0)
+        reason = (
+            f"{len(cuts)} kernels for each of {draft.units} x {blocks} blocks of {rows} rows: "
+            f"{self.saved(draft) / 1e6:.3g} MB between them become {local_bytes / 1e6:.3g} MB"
+        )
+        band = Band(
+            "",
+            tuple(parts),
+            tuple(arguments.values()),
+            draft.units,
+            blocks,
+            not draft.accumulates,
+            local_bytes,
+            sum(_kernel(c.step).flops for c in cuts),
+            sum(self.arrays[i].nbytes for i in arguments),
+        )
+        key = content_key(*((p.kernel.name, p.arguments, p.first, p.end) for p in parts))
+        return replace(
+            cuts[-1].step,
+            what=replace(band, name=f"band_{draft.units}x{blocks}x{rows}_{key[:8]}"),
+            arguments=tuple(arguments),
+            reason=f"{cuts[-1].step.reason}; {reason}",
+            constants=(),
+        )
+
+    def local_places(
+        self, draft: Draft, cuts: Sequence[Cut], rows: int
+    ) -> tuple[dict[int, tuple[int, int]], int]:
+        """(LOCAL, byte) of each local array, and the bytes of all: those of kernels that are far
+        enough from each other lie in the same place."""
+        needs = []
+        for i in draft.local:
+            users = [n for n, c in enumerate(cuts) if i in c.step.arguments]
+            nbytes = rows * draft.widths[i] * self.arrays[i].dtype.itemsize
+            needs.append(memory.Lifetime(nbytes, users[0], users[-1]))
+        offsets, total = memory.place(needs)
+        return {i: (LOCAL, at) for i, at in zip(draft.local, offsets, strict=True)}, total
 
     # --- computing again --------------------------------------------------------------------------
 
@@ -316,10 +418,26 @@ def users_of(steps: Sequence[Step]) -> dict[int, list[int]]:
 
 def written_by(step: Step) -> list[int]:
     """The arrays that a step writes."""
-    if isinstance(step.what, Kernel):
-        infos = step.what.buffers
-        return [i for i, info in zip(step.arguments, infos, strict=True) if info.written]
-    return [step.arguments[-1]]
+    if is_host_step(step):
+        return [step.arguments[-1]]
+    infos = step.what.buffers  # type: ignore[union-attr]
+    return [i for i, info in zip(step.arguments, infos, strict=True) if info.written]
+
+
+def _with_between(steps: Sequence[Step], members: set[int]) -> list[int]:
+    """The members with all steps that need one of them and that another one needs."""
+    first, last = min(members), max(members)
+    after, written = set(members), {i for p in members for i in written_by(steps[p])}
+    for p in range(first, last + 1):
+        if not written.isdisjoint(steps[p].arguments):
+            after.add(p)
+            written.update(written_by(steps[p]))
+    needed, touched = set(members), {i for p in members for i in steps[p].arguments}
+    for p in range(last, first - 1, -1):
+        if not touched.isdisjoint(written_by(steps[p])):
+            needed.add(p)
+            touched.update(steps[p].arguments)
+    return sorted(after & needed)
 
 
 def _around(steps: Sequence[Step], members: Sequence[int]) -> tuple[list[int], list[int]] | None:
@@ -355,7 +473,7 @@ def _may_join(step: Step) -> bool:
     kernel = step.what
     if not isinstance(kernel, Kernel) or len(set(step.arguments)) < len(step.arguments):
         return False
-    if any(name == BLOCK for name, _, _ in kernel.params):
+    if any(name in (BLOCK, UNIT) for name, _, _ in kernel.params):
         return False
     plain = all(s.mode == "set" and not s.ordered_axes for s in kernel.stores)
     return plain and not any(
@@ -374,11 +492,15 @@ def _accesses(stores: Sequence[Store]) -> dict[int, list[Expr]]:
     return {slot: list(indices) for slot, indices in found.items()}
 
 
-def cut(step: Step, rows: int, widths: Mapping[int, int]) -> Cut | None:
+def _kernel(step: Step) -> Kernel:
+    assert isinstance(step.what, Kernel)
+    return step.what
+
+
+def cut(step: Step, units: int, rows: int, widths: Mapping[int, int]) -> Cut | None:
     """The kernel with the row as an axis of its own; None where some access to an array of the band
     is cut otherwise."""
-    kernel = step.what
-    assert isinstance(kernel, Kernel)
+    kernel = _kernel(step)
     axes, stores = kernel.axes, kernel.stores
     while True:
         accesses = _accesses(stores)
@@ -396,7 +518,9 @@ def cut(step: Step, rows: int, widths: Mapping[int, int]) -> Cut | None:
     row = parts.pop() if len(parts) == 1 else None
     if row is None:
         return None
-    made = Cut(step, axes, stores, row)
+    numbers = {frozenset(_units(index, width * rows).items()) for index, width in found}
+    numbering = dict(numbers.pop()) if len(numbers) == 1 else {}
+    made = Cut(step, axes, stores, row, numbering if _numbers(numbering, stores, units) else None)
     return made if _is_legal(made) else None
 
 
@@ -437,6 +561,22 @@ def _row(index: Expr, width: int, rows: int) -> Expr | None:
     return row if inner < width else None
 
 
+def _units(index: Expr, size: int) -> dict[Expr, int]:
+    """The axes that say which unit of `size` elements an index is in, with their strides."""
+    terms, _ = expr.linear(index)
+    return {axis: stride // size for axis, stride in terms.items() if stride >= size}
+
+
+def _numbers(numbering: Mapping[Expr, int], stores: Sequence[Store], units: int) -> bool:
+    """Whether axes are the digits of the number of a unit, and all stores are of one unit each."""
+    place = 1
+    for axis, stride in sorted(numbering.items(), key=lambda item: item[1]):
+        if stride != place:
+            return False
+        place *= axis.arg[1]
+    return place == units and all(store_axes(s).issuperset(numbering) for s in stores)
+
+
 def _is_legal(made: Cut) -> bool:
     """Whether every store writes other elements in every block, or adds up blocks."""
     if not made.accumulates:
@@ -455,36 +595,58 @@ def _is_legal(made: Cut) -> bool:
 # --- the kernel of a block ------------------------------------------------------------------------
 
 
-def _block_kernel(
-    made: Cut, draft: Draft, local: set[int], start: int, count: int, rows: int, later: bool
-) -> Kernel:
-    """The kernel for block number BLOCK; `later`: not the first, so that sums are added."""
-    kernel = made.step.what
-    assert isinstance(kernel, Kernel)
-    block = (BLOCK, 0, count - 1)
-    own = expr.axis(reshape_axes.new_ids(made.axes, made.stores), rows)
-    widths = {slot: draft.widths[i] for slot, i in enumerate(made.step.arguments) if i in local}
-    stores = _in_local(made.stores, made.row, own, draft.rows, widths)
-    row = own + start if count == 1 else expr.param(*block) * rows + own + start
-    axes, stores = reshape_axes.replace_axes(
-        (*made.axes, own), stores, {made.row: row}, {made.row: (own,), own: ()}
-    )
+@dataclass(frozen=True)
+class Rows:
+    """The rows of `count` blocks of `size`, from row `start` on; in one of `units` units, or, where
+    that is 0, in all of them."""
+
+    start: int
+    count: int
+    size: int
+    units: int = 0
+
+    @property
+    def params(self) -> list[tuple[str, int, int]]:
+        """What the kernel of a block must be told."""
+        block, unit = (BLOCK, 0, self.count - 1), (UNIT, 0, self.units - 1)
+        return [block] * (self.count > 1) + [unit] * (self.units > 1)
+
+
+def _block_kernel(made: Cut, draft: Draft, rows: Rows, later: bool) -> Kernel:
+    """The kernel for block number BLOCK of some rows; `later`: not the first, so that sums are
+    added."""
+    kernel = _kernel(made.step)
+    own = expr.axis(reshape_axes.new_ids(made.axes, made.stores), rows.size)
+    arguments, local = made.step.arguments, set(draft.local)
+    widths = {slot: draft.widths[i] for slot, i in enumerate(arguments) if i in local}
+    stores = _in_local(made.stores, made.row, own, draft.rows, widths, rows.units > 0)
+    row = own + rows.start
+    if rows.count > 1:
+        row = expr.param(BLOCK, 0, rows.count - 1) * rows.size + row
+    values, become = {made.row: row}, {made.row: (own,), own: ()}
+    if rows.units:
+        unit = expr.param(UNIT, 0, rows.units - 1) if rows.units > 1 else expr.const(0)
+        for axis, stride in (made.units or {}).items():
+            digit = expr.floordiv(unit, expr.const(stride))
+            values[axis], become[axis] = expr.modulo(digit, expr.const(axis.arg[1])), ()
+    axes, stores = reshape_axes.replace_axes((*made.axes, own), stores, values, become)
     if made.accumulates and later:
         stores = tuple(_added(s) for s in stores)
     axes, stores = reshape_axes.simplify(axes, stores)
+    units = rows.units or 1
     buffers = tuple(
-        replace(info, size=info.size // draft.rows * rows) if i in local else info
-        for i, info in zip(made.step.arguments, kernel.buffers, strict=True)
+        replace(info, size=info.size // (draft.rows * units) * rows.size) if i in local else info
+        for i, info in zip(arguments, kernel.buffers, strict=True)
     )
     used = {e.arg for s in stores for e in expr.toposort(roots_of(s)) if e.op is Op.PARAM}
-    params = (*kernel.params, *([block] if BLOCK in used or block in used else []))
-    share = max(ceildiv(draft.rows, rows), 1)
+    own_params = [p for p in rows.params if p in used]
+    share = max(ceildiv(draft.rows, rows.size), 1) * units
     result = replace(
         kernel,
         axes=axes,
         stores=stores,
         buffers=buffers,
-        params=tuple(sorted(params)),
+        params=tuple(sorted([*kernel.params, *own_params])),
         flops=kernel.flops // share,
         bytes=kernel.bytes // share,
     )
@@ -494,9 +656,15 @@ def _block_kernel(
 
 
 def _in_local(
-    stores: Sequence[Store], row: Expr, own: Expr, rows: int, widths: Mapping[int, int]
+    stores: Sequence[Store],
+    row: Expr,
+    own: Expr,
+    rows: int,
+    widths: Mapping[int, int],
+    one_unit: bool,
 ) -> tuple[Store, ...]:
-    """The stores with local arrays (by slot, with their widths) indexed within the block."""
+    """The stores with local arrays (by slot, with their widths) indexed within the block, and, if
+    they hold but one, within the unit."""
 
     def within(slot: int, index: Expr) -> Expr:
         terms, total = expr.linear(index)
@@ -504,7 +672,8 @@ def _in_local(
         for axis, stride in terms.items():
             number = stride // (widths[slot] * rows)
             near = number * widths[slot] * own.arg[1] if number else stride
-            moved = moved + (own if axis is row else axis) * near
+            if not (number and one_unit):
+                moved = moved + (own if axis is row else axis) * near
         return moved
 
     loads = {

@@ -1,6 +1,6 @@
 """Schedules: what the scheduler makes of a graph. They are ordered, and their memory is planned.
 
-    Schedule = steps       kernels, host calls and copies between devices, in order
+    Schedule = steps       kernels, bands of them, host calls and copies between devices, in order
                memories    every array the steps touch: inputs, results, intermediates in an arena
                results     which memory holds each root
 
@@ -11,7 +11,7 @@ its inputs are numbered in the order in which `key` meets the BUFFER nodes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mygrad import graph
@@ -19,10 +19,10 @@ from mygrad.dtype import DType
 from mygrad.graph import HostCall, Node
 from mygrad.helpers import UNKNOWN, Location, Place, Shape, located, prod
 from mygrad.ops import Op
-from mygrad.program import Buffer
+from mygrad.program import BLOCK, LOCAL, UNIT, Buffer
 
 if TYPE_CHECKING:
-    from mygrad.kernel import Kernel
+    from mygrad.kernel import BufferInfo, Kernel
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,69 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A kernel of a Band, run in the blocks from `first` up to, not with, `end`. `arguments` are
+    (argument of the band, 0), or (LOCAL, byte) for arrays that only the band knows; `constants` as
+    those of a Step."""
+
+    kernel: Kernel
+    arguments: tuple[tuple[int, int], ...]
+    first: int
+    end: int
+    constants: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Band:
+    """Kernels that one thread runs for one block of rows of one unit, before it goes on to the next
+    block: what they hand to each other stays in its cache, in `local_bytes` of its own.
+
+        for unit in range(units):           # shared by threads
+            for block in range(blocks):     # too, if nothing is added up over them: `apart`
+                for part in parts:          # where part.first <= block < part.end
+                    part.kernel             # with the parameters UNIT and BLOCK
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    buffers: tuple[BufferInfo, ...]  # of the step's arguments
+    units: int
+    blocks: int
+    apart: bool
+    local_bytes: int
+    flops: int = field(default=0, compare=False)
+    bytes: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        shared = "unit, block" if self.apart else "unit"
+        lines = [
+            f"band {self.name}, {self.local_bytes} local bytes",
+            f"  for unit < {self.units}, block < {self.blocks}   threads share: {shared}",
+        ]
+        for part in self.parts:
+            places = (f"local+{at}" if i == LOCAL else f"b{i}" for i, at in part.arguments)
+            when = f" for block in [{part.first}, {part.end})"
+            always = (part.first, part.end) == (0, self.blocks)
+            lines.append(f"    {part.kernel.name}({', '.join(places)}){when * (not always)}")
+        return "\n".join(lines)
+
+    @property
+    def params(self) -> tuple[tuple[str, int, int], ...]:
+        """What a user must give: the parameters of the kernels that nothing here determines."""
+        found: dict[tuple[str, int, int], None] = {}
+        for part in self.parts:
+            own = {UNIT, BLOCK, *dict(part.constants)}
+            found.update(dict.fromkeys(p for p in part.kernel.params if p[0] not in own))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
 class Step:
-    """One step. `what` is a Kernel, a HostCall, or the word "sort" or "copy" with `arg`;
+    """One step. `what` is a Kernel, a Band, a HostCall, or the word "sort" or "copy" with `arg`;
     `arguments` number the memories: those of the kernel's slots, or the operands and last the
     result. `constants` are the values of those parameters of the kernel that no user gives."""
 
-    what: Kernel | HostCall | str
+    what: Kernel | Band | HostCall | str
     arguments: tuple[int, ...]
     device: str
     arg: Any = None
@@ -64,6 +121,13 @@ class Step:
 def is_host_step(step: Step) -> bool:
     """Whether a step runs on the host, and not as a kernel."""
     return isinstance(step.what, (HostCall, str))
+
+
+def kernels_of(step: Step) -> list[Kernel]:
+    """The kernels that a step runs, each once."""
+    if isinstance(step.what, Band):
+        return list(dict.fromkeys(part.kernel for part in step.what.parts))
+    return [] if is_host_step(step) else [step.what]  # type: ignore[list-item]
 
 
 @dataclass(frozen=True)
