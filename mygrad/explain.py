@@ -55,7 +55,9 @@ class PlanKernel:
     def text(self) -> str:
         """The step in the kernel language, for a band with the order of its kernels; empty for
         host steps."""
-        return "\n\n".join([str(self.band)] * bool(self.band) + list(map(kernel_text, self.kernels)))
+        return "\n\n".join(
+            [str(self.band)] * bool(self.band) + list(map(kernel_text, self.kernels))
+        )
 
     @property
     def actions(self) -> tuple[str, ...]:

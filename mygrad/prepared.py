@@ -56,14 +56,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Outline:
-    """What running needs of a schedule. `variables` are (name, low, high); `constants` are further
-    parameters of launches, by name."""
+    """What running needs of a schedule. `variables` are (name, low, high)."""
 
     memories: tuple[Memory, ...]
     results: tuple[int, ...]
     arena_bytes: dict[str, int]
     variables: tuple[tuple[str, int, int], ...]
-    constants: dict[str, int]
     parts: tuple[Segment | Step, ...]
 
     def with_executables(self, of: Callable[[Any], Any]) -> Outline:
@@ -139,8 +137,6 @@ class Prepared:
         """
         if self.outline.variables:
             self._check(params)
-        if self.outline.constants:
-            params = {**self.outline.constants, **params}
         if config.DEBUG or config.MYGRAD_DUMP:
             explain.begin(self.schedule)
         table = [make() for make in self._makers]

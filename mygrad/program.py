@@ -10,7 +10,7 @@ Calling convention of a Program, for every runtime: first one pointer per entry 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -130,18 +130,23 @@ class Launch:
     """One program with its arguments: for each pointer (slot of the plan, byte offset).
 
     The executable may be Rounds of other launches: then the arguments are all that these touch.
-    `params` names, for each parameter of the program, the one of the run that it is. `touches`
+    `params` names, for each parameter of the program, the one of the run that it is, or is its
+    value. `touches`
     says of each pointer how many bytes the program touches there, and whether it writes
     them; empty if that is not known.
     """
 
     executable: Any
     arguments: tuple[tuple[int, int], ...]
-    params: tuple[str, ...] = ()
+    params: tuple[str | int, ...] = ()
     parallel: bool = False
     name: str = ""
     location: Location = UNKNOWN
     touches: tuple[tuple[int, bool], ...] = ()
+
+    def values(self, params: Mapping[str, int]) -> tuple[int, ...]:
+        """The parameters of the program in a run with these."""
+        return tuple(p if isinstance(p, int) else params[p] for p in self.params)
 
     @property
     def executables(self) -> list[Any]:
@@ -154,5 +159,5 @@ class Launch:
         """The same launch of other executables."""
         if not isinstance(self.executable, Rounds):
             return replace(self, executable=of(self.executable))
-        parts = tuple((p.with_executables(of), *when) for p, *when in self.executable.parts)
-        return replace(self, executable=replace(self.executable, parts=parts))
+        parts = ((p.with_executables(of), first, end) for p, first, end in self.executable.parts)
+        return replace(self, executable=replace(self.executable, parts=tuple(parts)))

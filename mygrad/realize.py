@@ -148,7 +148,6 @@ def assemble(plan: Schedule) -> Outline:
         plan.results,
         plan.arena_bytes,
         _variables(plan),
-        _constants(plan),
         tuple(parts),
     )
 
@@ -160,18 +159,6 @@ def _variables(plan: Schedule) -> tuple[tuple[str, int, int], ...]:
             given = dict(step.constants)
             found |= {v for v in step.what.params if v[0] not in given}  # type: ignore[union-attr]
     return tuple(sorted(found))
-
-
-def _constants(plan: Schedule) -> dict[str, int]:
-    """Every constant as a parameter of the program, by a name that no variable has."""
-    given = [constants for step in plan.steps for constants in _given(step)]
-    return {f"={value}": value for constants in given for _, value in constants}
-
-
-def _given(step: Step) -> list[tuple[tuple[str, int], ...]]:
-    if isinstance(step.what, Band):
-        return [part.constants for part in step.what.parts]
-    return [step.constants]
 
 
 def _segment(
@@ -203,7 +190,7 @@ def _launch(
     constants: Sequence[tuple[str, int]],
     location: Location,
 ) -> Launch:
-    given = {name: f"={value}" for name, value in constants}
+    given = dict(constants)
     infos = [kernel.buffers[number] for number in program.buffers]
     return Launch(
         program,
@@ -227,11 +214,11 @@ def _rounds(
         own = [(LOCAL, at) if i == LOCAL else places[i] for i, at in p.arguments]
         launch = _launch(p.kernel, executables[p.kernel], own, p.constants, location)
         parts.append((launch, p.first, p.end))
-    found = dict.fromkeys(name for launch, _, _ in parts for name in launch.params)
+    found = dict.fromkeys(p for launch, _, _ in parts for p in launch.params)
     return Launch(
         Rounds(tuple(parts), band.units, band.blocks, band.apart, band.local_bytes),
         tuple(places),
-        tuple(name for name in found if name not in (UNIT, BLOCK)),
+        tuple(p for p in found if isinstance(p, str) and p not in (UNIT, BLOCK)),
         True,
         band.name,
         location,

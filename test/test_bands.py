@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import guarded
 import numpy as np
 import pytest
 from graphs import array, buffer, matmul, softmax
 from peers import torch
 
-from mygrad import Tensor, realize
+from mygrad import Tensor, compiler, context, jit, realize
 from mygrad import graph as g
 from mygrad.graph import Node
 from mygrad.helpers import prod
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
+from mygrad.program import BLOCK
+from mygrad.runtime import device as devices
+from mygrad.runtime.cpu import CPU
 from mygrad.schedule import cost
-from mygrad.schedule.bands import BLOCK
 from mygrad.schedule.schedule import schedule
-from mygrad.schedule.steps import Schedule
+from mygrad.schedule.steps import Band, Schedule
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arrays of 8 kB are large."""
+@pytest.fixture(params=["by units", "by steps"])
+def small(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, cache: Path) -> None:
+    """Arrays of 8 kB are large; programs on disk do not know of that, so there are none."""
+    monkeypatch.setattr(cost, "BAND_UNITS", 1 if request.param == "by units" else 1 << 30)
+    monkeypatch.setattr(cost, "BAND_LOCAL", 4 << 10)
+    monkeypatch.setattr(cost, "BAND_SHARE", 2)
     monkeypatch.setattr(cost, "BAND_BYTES", 8 << 10)
     monkeypatch.setattr(cost, "BAND_BLOCK", 16 << 10)
     monkeypatch.setattr(cost, "BAND_ROWS", 2)
@@ -31,8 +39,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def blocked(plan: Schedule) -> int:
-    """Steps that run for one block."""
-    return sum(isinstance(s.what, Kernel) and BLOCK in dict(s.constants) for s in plan.steps)
+    """Steps that run for one block, or block by block."""
+    return len(bands(plan)) + sum(
+        isinstance(s.what, Kernel) and BLOCK in dict(s.constants) for s in plan.steps
+    )
+
+
+def bands(plan: Schedule) -> list[Band]:
+    return [s.what for s in plan.steps if isinstance(s.what, Band)]
 
 
 def attention(shape: tuple[int, ...], keys: int, between: bool, **options: object) -> list[Tensor]:
@@ -84,6 +98,128 @@ def test_attention(
     assert not [m for m in used if m.shape[-2:] == (rows, keys) and m.dtype.is_float]
     for got, want in zip(found, theirs(shape, keys, between, **options), strict=True):
         np.testing.assert_allclose(got.numpy(), want, rtol=2e-4, atol=2e-5)
+
+
+def heads(count: int, rows: int, width: int = 16) -> list[Tensor]:
+    return [Tensor(array(1, count, rows, width, seed=n)).requires_grad_() for n in range(4)]
+
+
+def outputs(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> list[Tensor]:
+    out = q.scaled_dot_product_attention(k, v, is_causal=True)
+    return [out, *(out * w).sum().gradient(q, k, v)]
+
+
+def test_attention_is_one_step() -> None:
+    """Forward as well as forward and backward, for 1 MB of each head's 16 MB of scores."""
+    q, k, v, w = (Tensor(np.zeros((1, 4, 2048, 32), np.float32)) for _ in range(4))
+    (band,) = bands(schedule([q.scaled_dot_product_attention(k, v)._node], "cpu"))
+    assert (band.units, band.apart, len(band.parts)) == (4, True, 3)
+    assert band.local_bytes == 2 << 20
+    for t in (q, k, v):
+        t.requires_grad_()
+    (band,) = bands(schedule([t._node for t in outputs(q, k, v, w)], "cpu"))
+    products = [p for p in band.parts if p.kernel.flops > 1e6 and p.end == band.blocks]
+    assert (band.units, band.apart, len(products)) == (4, False, 6)
+    q, k, v, _ = (
+        Tensor(np.zeros((1, 4, 2048, 32), np.float32), device="reference") for _ in "qkv_"
+    )
+    plan = schedule([q.scaled_dot_product_attention(k, v)._node], "reference")
+    assert blocked(plan)
+    assert not bands(plan)
+
+
+def test_text_of_a_band() -> None:
+    q, k, v, _ = (Tensor(np.zeros((1, 4, 2048, 32), np.float32)) for _ in range(4))
+    step = realize.plan(q.scaled_dot_product_attention(k, v)).kernels[-1]
+    head, *kernels = step.text.split("\n\n")
+    lines = head.splitlines()
+    assert lines[0] == f"band {step.name}, 2097152 local bytes"
+    assert lines[1] == "  for unit < 4, block < 16   threads share: unit, block"
+    assert [line.split("(")[0].strip() for line in lines[2:]] == [k.name for k in step.kernels]
+    assert [k.split("(")[0] for k in kernels] == [f"kernel {k.name}" for k in step.kernels]
+    assert step.actions
+    assert step.machine_code
+    assert step.source.count("define void") == 3
+
+
+def in_threads(count: int) -> CPU:
+    with context(MYGRAD_THREADS=count):
+        return CPU()
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 64), (2, 61), (5, 64)])
+def test_threads_share_units_and_change_no_bit(
+    small: None, monkeypatch: pytest.MonkeyPatch, count: int, rows: int
+) -> None:
+    """Also more threads than units: then all of them share each kernel."""
+    monkeypatch.setattr(cost, "BAND_BYTES", count * rows * rows * 4)
+    found = {}
+    for threads in (1, 2, 3, 7):
+        runtime = in_threads(threads)
+        monkeypatch.setattr(devices, "get", lambda name, runtime=runtime: runtime)
+        realize._prepared.clear()
+        compiler._loaded.clear()
+        made = outputs(*heads(count, rows))
+        Tensor.realize(*made)
+        found[threads] = [t.numpy().tobytes() for t in made]
+    assert all(f == found[1] for f in found.values())
+    realize._prepared.clear()
+    compiler._loaded.clear()
+
+
+def test_from_disk(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "BAND_BYTES", 3 * 64 * 64 * 4)
+    found = []
+    for _ in range(2):
+        realize._prepared.clear()
+        before = realize.statistics["from disk"]
+        made = outputs(*heads(3, 64))
+        Tensor.realize(*made)
+        found.append(
+            ([t.numpy().tobytes() for t in made], realize.statistics["from disk"] - before)
+        )
+    (first, _), (second, from_disk) = found
+    assert from_disk
+    assert first == second
+
+
+def test_what_runs_is_timed(small: None, capsys: pytest.CaptureFixture[str]) -> None:
+    q, k, v, _ = heads(8, 64)
+    out = q.scaled_dot_product_attention(k, v)
+    (name,) = {step.name for step in realize.plan(out).kernels if step.band} or {""}
+    with context(DEBUG=2):
+        out.realize()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "FLOP/s" in line]
+    assert [line for line in lines if name in line]
+
+
+def test_memory_that_overlaps(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that is given one array for several of its inputs."""
+    monkeypatch.setattr(cost, "BAND_BYTES", 2 * 64 * 64 * 4)
+    x = Tensor(array(1, 2, 64, 16))
+    run = jit(lambda q, k, v: q.scaled_dot_product_attention(k, v))
+    y = Tensor(array(1, 2, 64, 16, seed=1))
+    run(x, y, Tensor(array(1, 2, 64, 16, seed=2)))
+    run(x, y, Tensor(array(1, 2, 64, 16, seed=2)))
+    t = torch.from_numpy(array(1, 2, 64, 16))
+    want = torch.nn.functional.scaled_dot_product_attention(t, t, t)
+    np.testing.assert_allclose(run(x, x, x).numpy(), want.numpy(), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+def test_between_guard_pages(small: None, monkeypatch: pytest.MonkeyPatch, mode: int) -> None:
+    monkeypatch.setattr(cost, "BAND_BYTES", 3 * 61 * 61 * 4)
+
+    def run() -> list[np.ndarray]:
+        with context(MYGRAD_GUARD=mode):
+            runtime = CPU()
+            devices.get = lambda name: runtime
+            return [t.numpy() for t in outputs(*heads(3, 61))]
+
+    want = [t.numpy() for t in outputs(*heads(3, 61))]
+    realize._prepared.clear()
+    for got, expected in zip(guarded.in_child(run), want, strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_the_memory_of_long_attention_grows_with_its_length_alone() -> None:

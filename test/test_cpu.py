@@ -21,9 +21,10 @@ from mygrad.errors import CompileError, DeviceError, InternalError
 from mygrad.expr import alu, axis, const, load, param
 from mygrad.kernel import BufferInfo, Kernel
 from mygrad.ops import Op
-from mygrad.program import Launch, Program
-from mygrad.runtime.cpu import CPU, Executable, NativeSequence, Team, _barriers, _owners
+from mygrad.program import LOCAL, Launch, Program, Rounds
+from mygrad.runtime.cpu import CPU, Executable, NativeSequence, Team
 from mygrad.runtime.cpu_memory import Allocator, size_class
+from mygrad.runtime.cpu_plan import barriers, owners
 from mygrad.runtime.cpu_target import host_target
 
 F = dt.float32
@@ -254,7 +255,7 @@ def test_arguments_may_point_into_one_arena() -> None:
         launch(second, (0, 0), (0, 128)),
         launch(first, (0, 64), (0, 192)),
     ]
-    assert _barriers(launches, apart=True) == [False, False, True]
+    assert barriers(launches, apart=True) == [False, False, True]
     memory = put(cpu, np.zeros(64, np.float32))
     cpu.sequence(launches).run([memory], {})
     np.testing.assert_array_equal(get(cpu, memory, 64), np.repeat([0, 1, 5, 2], 16))
@@ -264,18 +265,18 @@ def test_barriers_stand_only_where_threads_could_disturb_each_other() -> None:
     cpu = device()
     par, ser = load_all(cpu, [affine("bar_p", 16), affine("bar_s", 16, "seq")])
     a, b = launch(par, 0, 1), launch(par, 1, 2)
-    assert _barriers([a, b], True) == [False, True]  # b reads what a writes
-    assert _barriers([a, a], True) == [False, True]  # the same output
-    assert _barriers([a, launch(par, 0, 2)], True) == [False, False]  # both only read 0
-    assert _barriers([a, launch(par, 0, 2)], False) == [False, True]  # but 1 and 2 may be the same
-    assert _barriers([b, a], True) == [False, True]  # a overwrites what b reads
-    assert _barriers([launch(ser, 0, 1), launch(ser, 1, 2)], True) == [
+    assert barriers([a, b], True) == [False, True]  # b reads what a writes
+    assert barriers([a, a], True) == [False, True]  # the same output
+    assert barriers([a, launch(par, 0, 2)], True) == [False, False]  # both only read 0
+    assert barriers([a, launch(par, 0, 2)], False) == [False, True]  # but 1 and 2 may be the same
+    assert barriers([b, a], True) == [False, True]  # a overwrites what b reads
+    assert barriers([launch(ser, 0, 1), launch(ser, 1, 2)], True) == [
         False,
         False,
     ]  # both on thread 0
-    assert _barriers([launch(ser, 0, 1), b], True) == [False, True]
+    assert barriers([launch(ser, 0, 1), b], True) == [False, True]
     unknown = Executable(Program("x", "llvm", "", (0, 1), parallel=True), 0)
-    assert _barriers([launch(unknown, 0, 1), launch(unknown, 0, 2)], True) == [False, True]
+    assert barriers([launch(unknown, 0, 1), launch(unknown, 0, 2)], True) == [False, True]
 
 
 def test_serial_launches_that_need_nothing_of_each_other_have_owners_of_their_own() -> None:
@@ -285,18 +286,18 @@ def test_serial_launches_that_need_nothing_of_each_other_have_owners_of_their_ow
     chain_b = [launch(ser, 0, 4), launch(ser, 4, 5)]
     mixed = [chain_a[0], chain_b[0], chain_a[1], chain_b[1], chain_a[2]]
 
-    def owners(launches: list[Launch], threads: int = 2) -> list[int]:
-        return _owners(launches, _barriers(launches, True), threads)
+    def owned(launches: list[Launch], threads: int = 2) -> list[int]:
+        return owners(launches, barriers(launches, True), threads)
 
-    assert owners(mixed) == [0, 1, 0, 1, 0]
-    assert owners(mixed, threads=1) == [0] * 5
-    assert owners(chain_a) == [0, 0, 0]
+    assert owned(mixed) == [0, 1, 0, 1, 0]
+    assert owned(mixed, threads=1) == [0] * 5
+    assert owned(chain_a) == [0, 0, 0]
     # what reads both chains is a part of both
-    assert owners([*mixed, launch(ser, 3, 6), launch(ser, 5, 6)]) == [0] * 7
+    assert owned([*mixed, launch(ser, 3, 6), launch(ser, 5, 6)]) == [0] * 7
     # behind a barrier it begins anew
-    assert owners([*mixed, launch(par, 3, 6), launch(ser, 6, 7), launch(ser, 5, 8)])[-2:] == [0, 1]
+    assert owned([*mixed, launch(par, 3, 6), launch(ser, 6, 7), launch(ser, 5, 8)])[-2:] == [0, 1]
     (small,) = load_all(cpu_with(2), [affine("own_t", 16, "seq")])
-    assert owners([launch(small, 0, 1), launch(small, 0, 2)]) == [0, 0]  # not worth it
+    assert owned([launch(small, 0, 1), launch(small, 0, 2)]) == [0, 0]  # not worth it
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
@@ -312,8 +313,8 @@ def test_chains_side_by_side(threads: int) -> None:
             launches.append(launch(ser, at[n], 2 + 8 * n + step))
             at[n] = 2 + 8 * n + step
     launches += [launch(par, at[n], 70 + n) for n in range(8)]
-    owners = _owners(launches, _barriers(launches, True), threads)
-    assert set(owners) == set(range(min(threads, 8)))
+    owned = owners(launches, barriers(launches, True), threads)
+    assert set(owned) == set(range(min(threads, 8)))
     memories = [put(cpu, np.zeros(size, np.float32)) for _ in range(78)]
     sequence = cpu.sequence(launches)
     for _ in range(20):
@@ -321,6 +322,61 @@ def test_chains_side_by_side(threads: int) -> None:
         sequence.run(memories, {})
         for n in range(8):
             np.testing.assert_array_equal(get(cpu, memories[70 + n], size), expected(size, n + 3))
+
+
+def test_rounds() -> None:
+    """Blocks of units, through memory of the thread's own; what is added up runs block by block,
+    and the first one sets. More threads than there are shares divide each kernel."""
+    units, blocks, size = 3, 4, 100
+    unit, block = param("unit", 0, units - 1), param("block", 0, blocks - 1)
+    i, start = axis(0, size), (unit * blocks + block) * size
+    given = param("given", 0, 9)
+
+    def loop(name: str, put: Put, *buffers: tuple, params: tuple[str, ...]) -> Function:
+        body = (Loop(i, const(0), const(size), "parallel", (put,)),)
+        return Function(name, buffers, params, body)
+
+    whole = units * blocks * size
+    scaled = alu(Op.MUL, load(0, F, start + i), alu(Op.CAST, given, dtype=F))
+    total, local = load(1, F, unit * size + i), load(0, F, const(size - 1) - i)
+    array, part, sums = (F, whole, False), (F, size, True), (F, units * size, True)
+    functions = [
+        loop("in", Put(1, i, scaled), array, part, params=("block", "given", "unit")),
+        loop("set", Put(1, unit * size + i, local), (F, size, False), sums, params=("unit",)),
+        loop(
+            "add",
+            Put(1, unit * size + i, alu(Op.ADD, total, local)),
+            (F, size, False),
+            sums,
+            params=("unit",),
+        ),
+    ]
+    x = np.random.default_rng(0).standard_normal((units, blocks, size)).astype(np.float32)
+    want = np.zeros((units, size), np.float32)
+    for n in range(blocks):
+        want += 3 * x[:, n, ::-1]
+    for threads in (1, 2, 3, 7):
+        cpu = cpu_with(threads)
+        first, *sums_of = (
+            launch(e, *at)
+            for e, at in zip(
+                load_all(cpu, functions),
+                [(0, (LOCAL, 64)), ((LOCAL, 64), 1), ((LOCAL, 64), 1)],
+                strict=True,
+            )
+        )
+        parts = ((first, 0, blocks), (sums_of[0], 0, 1), (sums_of[1], 1, blocks))
+        touches = ((x.nbytes, False), (want.nbytes, True))
+        rounds = Rounds(parts, units, blocks, False, 64 + 4 * size)
+        step = Launch(rounds, ((0, 0), (1, 0)), ("given",), True, "rounds", touches=touches)
+        memories = [put(cpu, x), put(cpu, want * 0)]
+        sequence = cpu.sequence([step])
+        for run in (sequence.run, sequence.time):
+            cpu.write(memories[1], want * 0)
+            run(memories, {"given": 3})
+            np.testing.assert_allclose(
+                get(cpu, memories[1], want.size).reshape(want.shape), want, rtol=1e-5
+            )
 
 
 def runs(count: int, alone: float, together: float, busy: int) -> list[bool]:

@@ -18,25 +18,23 @@ import struct
 import threading
 import time
 import weakref
-from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mygrad.config import config
 from mygrad.errors import InternalError, message
-from mygrad.helpers import content_key, round_up
-from mygrad.program import BLOCK, LOCAL, UNIT, Launch, Program, Rounds, Target
+from mygrad.helpers import content_key
+from mygrad.program import Launch, Program, Target
 from mygrad.runtime import guard, native
 from mygrad.runtime.base import LaunchSequence, Runtime
 from mygrad.runtime.cache import default_cache
 from mygrad.runtime.cpu_memory import Memory
+from mygrad.runtime.cpu_plan import Plan, accesses, local_bytes
 from mygrad.runtime.cpu_target import host_target
 from mygrad.runtime.llvm import Compiler
 
@@ -275,21 +273,22 @@ class NativeSequence(LaunchSequence):
 
     def __init__(self, runtime: CPU, launches: Sequence[Launch]) -> None:
         self._runtime, self._launches = runtime, tuple(launches)
-        self._local = max(map(_local_bytes, launches), default=0) * runtime.target.threads
+        self._local = max(map(local_bytes, launches), default=0) * runtime.target.threads
         self._slots = 1 + max((slot for one in launches for slot, _ in one.arguments), default=-1)
         self._written = {
-            a.slot for one in launches for a in _accesses(one) if a.written and a.start < a.end
+            a.slot for one in launches for a in accesses(one) if a.written and a.start < a.end
         }
-        self._params = tuple(dict.fromkeys(name for one in launches for name in one.params))
+        params = dict.fromkeys(p for one in launches for p in one.params)
+        self._params = tuple(p for p in params if isinstance(p, str))
         self.parallel = runtime.target.threads > 1 and any(one.parallel for one in launches)
         size = self._slots + len(self._params)
-        self._values = ctypes.create_string_buffer(8 * (size + _Plan.OWN))
+        self._values = ctypes.create_string_buffer(8 * (size + Plan.OWN))
         self._pack = struct.Struct(f"{self._slots}Q{len(self._params)}q").pack_into
-        self._local_address = ctypes.c_uint64.from_buffer(self._values, 8 * (size + _Plan.LOCAL))
+        self._local_address = ctypes.c_uint64.from_buffer(self._values, 8 * (size + Plan.LOCAL))
         self._values_pointer = ctypes.c_void_p(ctypes.addressof(self._values))
         self._plan = self._made(self._launches, True, runtime.target.threads)
-        self._careful: _Plan | None = None  # for memories that overlap
-        self._singles: list[_Plan] | None = None
+        self._careful: Plan | None = None  # for memories that overlap
+        self._singles: list[Plan] | None = None
         self._pool: Pool | None = None
         self._team = Team()
         self._last: list[int] = []
@@ -356,14 +355,14 @@ class NativeSequence(LaunchSequence):
         count = Counter(addresses)
         return all(count[addresses[slot]] == 1 for slot in self._written)
 
-    def _careful_plan(self) -> _Plan:
+    def _careful_plan(self) -> Plan:
         if self._careful is None:
             self._careful = self._made(self._launches, False, 1)
         return self._careful
 
-    def _made(self, launches: Sequence[Launch], apart: bool, threads: int) -> _Plan:
-        rounds = self._runtime.pool().rounds if any(map(_local_bytes, launches)) else 0
-        return _Plan(launches, self._slots, self._params, apart, threads, rounds)
+    def _made(self, launches: Sequence[Launch], apart: bool, threads: int) -> Plan:
+        rounds = self._runtime.pool().rounds if any(map(local_bytes, launches)) else 0
+        return Plan(launches, self._slots, self._params, apart, threads, rounds)
 
     @contextmanager
     def _local_memory(self) -> Iterator[None]:
@@ -386,246 +385,7 @@ class NativeSequence(LaunchSequence):
             pool.start()
         return pool
 
-    def _enter(self, plan: _Plan, parallel: bool) -> None:
+    def _enter(self, plan: Plan, parallel: bool) -> None:
         pool = self._pool_now(parallel)
         threads = pool.threads if parallel else pool.one
         pool.entry(pool.context, plan.pointer, self._values_pointer, threads)
-
-
-class _Plan:
-    """The native form of launches; see native.py. `apart`: different slots are different memory;
-    then `threads` may share serial launches. `rounds`: the native function that runs Rounds.
-
-    The table of values that arguments come from is: memories, parameters, and then two of its own,
-    the address of the threads' local memory and a zero for what is known already.
-    """
-
-    LOCAL, ZERO, OWN = 0, 1, 2
-
-    def __init__(
-        self,
-        launches: Sequence[Launch],
-        slots: int,
-        params: tuple[str, ...],
-        apart: bool,
-        threads: int = 1,
-        rounds: int = 0,
-    ) -> None:
-        self._own = slots + len(params)
-        self._number = {name: slots + n for n, name in enumerate(params)}
-        self._about: list[Any] = []  # of rounds, kept as long as the plan
-        launches = [f for one in launches for f in _flat(one, threads if apart else 0)]
-        table: list[int] = []
-        starts: list[int] = []
-        for launch in launches:
-            starts.append(len(table) // 2)
-            table += self._row_of(launch)
-        nargs = len(table) // 2
-        self._args = (ctypes.c_int64 * max(nargs, 1))()
-        self._table = (ctypes.c_int64 * max(len(table), 1))(*table)
-        steps: list[int] = []
-        barriers = _barriers(launches, apart)
-        owners = _owners(launches, barriers, threads) if apart else [0] * len(launches)
-        for launch, start, barrier, owner in zip(launches, starts, barriers, owners, strict=True):
-            flags = native.PARALLEL * launch.parallel + native.BARRIER * barrier
-            flags |= owner << native.OWNER
-            address = rounds if _is_rounds(launch) else launch.executable.address
-            steps += [address, ctypes.addressof(self._args) + 8 * start, flags]
-        self._steps = (ctypes.c_int64 * max(len(steps), 1))(*steps)
-        self._plan = (ctypes.c_int64 * 5)(
-            ctypes.addressof(self._steps),
-            len(launches),
-            ctypes.addressof(self._table),
-            nargs,
-            ctypes.addressof(self._args),
-        )
-        self.pointer = ctypes.c_void_p(ctypes.addressof(self._plan))
-
-    def _row_of(self, launch: Launch) -> list[int]:
-        """(number of a value, what is added to it) for each argument, one after the other."""
-        if _is_rounds(launch):
-            about = self._describe(launch.executable)
-            self._about.append(about)
-            row = [self._own + self.ZERO, ctypes.addressof(about)]
-            for part, _, _ in launch.executable.parts:
-                row += self._row_of(part)
-            return row
-        row = []
-        for slot, offset in launch.arguments:
-            row += [self._own + self.LOCAL if slot == LOCAL else slot, offset]
-        for name in launch.params:
-            known = isinstance(name, _Known)
-            row += [self._own + self.ZERO, name.value] if known else [self._number_of(name), 0]
-        return row
-
-    def _number_of(self, name: str) -> int:
-        return self._own + self.ZERO if name in (UNIT, BLOCK) else self._number[name]
-
-    def _describe(self, rounds: Rounds) -> ctypes.Array[ctypes.c_int64]:
-        words: list[int] = []
-        kinds: list[int] = []
-        for part, first, end in rounds.parts:
-            count = len(part.arguments) + len(part.params)
-            words += [part.executable.address, first, end, count]
-            kinds += [int(slot == LOCAL) for slot, _ in part.arguments]
-            kinds += [{UNIT: 2, BLOCK: 3}.get(name, 0) for name in part.params]
-        blocks = 1 if rounds.apart else rounds.blocks
-        most = max(words[3::4])
-        stride = round_up(rounds.local_bytes, PAGE)
-        head = [rounds.shares, blocks, rounds.blocks, stride, len(rounds.parts), most]
-        return (ctypes.c_int64 * (len(head) + len(words) + len(kinds)))(*head, *words, *kinds)
-
-
-PAGE = 4096  # bytes: the memories of threads do not share pages
-
-
-def _is_rounds(launch: Launch) -> bool:
-    return isinstance(launch.executable, Rounds)
-
-
-def _local_bytes(launch: Launch) -> int:
-    """Memory that each thread needs for a launch."""
-    return round_up(launch.executable.local_bytes, PAGE) if _is_rounds(launch) else 0
-
-
-class _Known(NamedTuple):
-    """A parameter whose value is known."""
-
-    value: int
-
-
-def _flat(launch: Launch, threads: int) -> Iterator[Launch]:
-    """Rounds that so many threads cannot share, as launches that all of them share; 0: none may."""
-    if not _is_rounds(launch) or launch.executable.shares >= threads > 0:
-        yield launch
-        return
-    rounds: Rounds = launch.executable
-    for unit, block in product(range(rounds.units), range(rounds.blocks)):
-        for part, first, end in rounds.parts:
-            if first <= block < end:
-                known = {UNIT: _Known(unit), BLOCK: _Known(block)}
-                yield replace(part, params=tuple(known.get(n, n) for n in part.params))
-
-
-class _Access(NamedTuple):
-    """Bytes that a launch reads or writes."""
-
-    slot: int
-    start: int
-    end: int
-    written: bool
-    parallel: bool
-
-
-class _Bytes:
-    """A set of byte ranges that grows, as sorted disjoint ranges: plans have thousands."""
-
-    def __init__(self) -> None:
-        self.starts: list[int] = []
-        self.ends: list[int] = []
-
-    def overlaps(self, start: int, end: int) -> bool:
-        """Whether a byte from `start` to `end` is in the set."""
-        return start < end and bisect_right(self.ends, start) < bisect_left(self.starts, end)
-
-    def add(self, start: int, end: int) -> None:
-        """Put these bytes into the set; neighbours become one range."""
-        if start >= end:
-            return
-        first, last = bisect_left(self.ends, start), bisect_right(self.starts, end)
-        if first < last:
-            start, end = min(start, self.starts[first]), max(end, self.ends[last - 1])
-        self.starts[first:last], self.ends[first:last] = [start], [end]
-
-
-class _Since:
-    """What was touched since the last barrier, by (is written, is shared by threads)."""
-
-    def __init__(self) -> None:
-        self.kinds: dict[tuple[bool, bool], dict[int, _Bytes]] = {}
-
-    def conflicts(self, a: _Access, apart: bool) -> bool:
-        """Whether a launch with access `a` must wait for one of those before."""
-        for (written, parallel), slots in self.kinds.items():
-            if not (written or a.written) or not (parallel or a.parallel):
-                continue  # only reading, or both on thread 0
-            if not apart and (len(slots) > 1 or a.slot not in slots):
-                return True
-            if a.slot in slots and slots[a.slot].overlaps(a.start, a.end):
-                return True
-        return False
-
-    def add(self, a: _Access) -> None:
-        """Remember an access."""
-        slots = self.kinds.setdefault((a.written, a.parallel), {})
-        slots.setdefault(a.slot, _Bytes()).add(a.start, a.end)
-
-
-def _accesses(launch: Launch) -> list[_Access]:
-    touches = launch.touches or [(1 << 62, True)] * len(launch.arguments)  # unknown: all of it
-    return [
-        _Access(slot, offset, offset + size, written, launch.parallel)
-        for (slot, offset), (size, written) in zip(launch.arguments, touches, strict=True)
-    ]
-
-
-def _barriers(launches: Sequence[Launch], apart: bool) -> list[bool]:
-    """For every launch, whether all threads must meet before it. `apart`: different slots are
-    different memory."""
-    barriers, since = [], _Since()
-    for launch in launches:
-        own = _accesses(launch)
-        needed = any(since.conflicts(a, apart) for a in own)
-        barriers.append(needed)
-        since = _Since() if needed else since
-        for a in own:
-            since.add(a)
-    return barriers
-
-
-CALL, BYTES = 1e-6, 1e10  # seconds for a serial launch, and bytes that it touches in one
-MANY = 500  # serial launches between two barriers, from which on nobody looks for chains
-GAIN = 5e-6  # seconds to be won, from which on several threads take serial launches
-
-
-def _owners(launches: Sequence[Launch], barriers: Sequence[bool], threads: int) -> list[int]:
-    """For every launch the thread that runs it, if it is a serial one. Between two barriers those
-    that need each other have one owner; the longest chains go to the thread that has least to do,
-    where that saves time."""
-    owners = [0] * len(launches)
-    ends = [n for n, barrier in enumerate(barriers) if barrier and n] + [len(launches)]
-    for first, end in pairwise([0, *ends]):
-        serial = [n for n in range(first, end) if not launches[n].parallel]
-        if not 2 <= len(serial) <= MANY or threads < 2:
-            continue
-        chains = _chains([_accesses(launches[n]) for n in serial])
-        seconds = [
-            sum(CALL + sum(size for size, _ in launches[serial[n]].touches) / BYTES for n in chain)
-            for chain in chains
-        ]
-        if sum(seconds) - max(seconds) < GAIN:
-            continue
-        busy = [0.0] * threads
-        for chain, cost in sorted(zip(chains, seconds, strict=True), key=lambda c: -c[1]):
-            owner = busy.index(min(busy))
-            busy[owner] += cost
-            for n in chain:
-                owners[serial[n]] = owner
-    return owners
-
-
-def _chains(accesses: Sequence[Sequence[_Access]]) -> list[list[int]]:
-    """Launches that need each other, directly or not: one writes what another touches."""
-    chain_of = list(range(len(accesses)))
-    seen: dict[int, list[tuple[_Access, int]]] = {}
-    for n, own in enumerate(accesses):
-        for a in own:
-            for b, m in seen.get(a.slot, ()):
-                if (a.written or b.written) and a.start < b.end and b.start < a.end:
-                    old, new = chain_of[m], chain_of[n]
-                    chain_of = [new if c == old else c for c in chain_of]
-            seen.setdefault(a.slot, []).append((a, n))
-    chains: dict[int, list[int]] = {}
-    for n, chain in enumerate(chain_of):
-        chains.setdefault(chain, []).append(n)
-    return list(chains.values())

@@ -197,7 +197,7 @@ class _Bound:
         self.runtime = runtime
         self.program: Program = launch.executable.program
         self.kernel = runtime.cl.Kernel(launch.executable.built, self.program.entry)
-        self.arguments, self.names = launch.arguments, launch.params
+        self.arguments, self.values = launch.arguments, launch.values
         self.memories: list[Any] = [None] * len(launch.arguments)
         self.params: tuple[int, ...] = ()
         self.items = 1
@@ -213,7 +213,7 @@ class _Bound:
                 # a sub-buffer is the only pointer with an offset that OpenCL 1.2 passes to a kernel
                 part = memory[offset : memory.size] if offset else memory
                 self.kernel.set_arg(position, part)
-        values = tuple(params[name] for name in self.names)
+        values = self.values(params)
         if values != self.params:
             self.params = values
             for position, value in enumerate(values, len(self.arguments)):

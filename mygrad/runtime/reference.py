@@ -370,8 +370,8 @@ def _launch(launch: Launch, memories: Sequence[Array], params: Mapping[str, int]
     arrays: list[Array] = [np.zeros(0, info.dtype.storage) for info in kernel.buffers]
     for slot, (memory, offset) in zip(program.buffers, launch.arguments, strict=True):
         arrays[slot] = _view(memories[memory], offset, kernel.buffers[slot])
-    names = zip(program.params, launch.params or program.params, strict=True)
-    run(kernel, arrays, {own: params[name] for own, name in names})
+    values = launch.values(params) if launch.params else map(params.__getitem__, program.params)
+    run(kernel, arrays, dict(zip(program.params, values, strict=True)))
 
 
 class Reference(Runtime):
