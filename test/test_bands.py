@@ -19,6 +19,7 @@ from mygrad.ops import Op
 from mygrad.program import BLOCK
 from mygrad.runtime import device as devices
 from mygrad.runtime.cpu import CPU
+from mygrad.schedule import bands as bands_
 from mygrad.schedule import cost
 from mygrad.schedule.schedule import schedule
 from mygrad.schedule.steps import Band, Schedule
@@ -27,7 +28,7 @@ from mygrad.schedule.steps import Band, Schedule
 @pytest.fixture(params=["by units", "by steps"])
 def small(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, cache: Path) -> None:
     """Arrays of 8 kB are large; programs on disk do not know of that, so there are none."""
-    monkeypatch.setattr(cost, "BAND_UNITS", 1 if request.param == "by units" else 1 << 30)
+    monkeypatch.setattr(bands_, "BY_UNITS", {"cpu"} if request.param == "by units" else set())
     monkeypatch.setattr(cost, "BAND_LOCAL", 4 << 10)
     monkeypatch.setattr(cost, "BAND_SHARE", 2)
     monkeypatch.setattr(cost, "BAND_BYTES", 8 << 10)

@@ -147,12 +147,11 @@ class _Former:
         return rows >= cost.BAND_ROWS and (rows < draft.rows or self.by_units(draft))
 
     def by_units(self, draft: Draft) -> bool:
-        """Whether the band can be one step, and has enough units to be shared by threads."""
-        cuts = draft.cuts.values()
-        return (
-            draft.units >= cost.BAND_UNITS
-            and all(c.step.device in BY_UNITS for c in cuts)
-            and all(c.units is not None for c in cuts)
+        """Whether the band can be one step that threads can share. How many there are does not
+        matter: sums must not depend on it."""
+        several = draft.units > 1 or not draft.accumulates
+        return several and all(
+            c.step.device in BY_UNITS and c.units is not None for c in draft.cuts.values()
         )
 
     def saved(self, draft: Draft) -> int:

@@ -48,7 +48,6 @@ BAND_BYTES = 32 << 20  # a temporary array from which on is too large to wait in
 BAND_BLOCK = 16 << 20  # bytes of all local arrays of a block: some cache holds them
 BAND_LOCAL = 2 << 20  # the same for one thread, where it runs the band by itself
 BAND_SHARE = 64  # rows of its blocks at least: each copies what all rows of a unit read
-BAND_UNITS = 4  # among which threads must be able to share such a band
 BAND_ROWS = 8  # rows that a block has at least
 RECOMPUTE_FLOPS = 80  # for a byte that need not wait, by which making it again is cheap
 
