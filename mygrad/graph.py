@@ -89,7 +89,10 @@ class HostCall:
 class Node:
     """One primitive of the lazy graph. Build them with the functions of this module."""
 
-    __slots__ = ("__weakref__", "arg", "device", "dtype", "op", "shape", "size", "src", "where")
+    __slots__ = (
+        *("__weakref__", "about", "arg", "device", "dtype", "op", "shape", "size", "src"),
+        "where",
+    )
 
     op: Op
     src: tuple[Node, ...]
@@ -99,6 +102,15 @@ class Node:
     dtype: DType
     device: str | None
     where: Location | Place  # the location, or what it can be found from
+    about: tuple[Shape, DType, str | None]  # the same object for all nodes that agree in it
+
+    def __getattr__(self, name: str) -> Any:
+        """`about`, when it is first asked for: each call of a jitted function compares it."""
+        if name != "about":
+            raise AttributeError(f"a Node has no {name!r}")
+        about = self.shape, self.dtype, self.device
+        self.about = _abouts.setdefault(about, about)
+        return self.about
 
     @property
     def location(self) -> Location:
@@ -117,6 +129,7 @@ class Node:
 
 
 _interned: dict[tuple[Any, ...], KeyedRef[Node]] = {}
+_abouts: dict[tuple[Shape, DType, str | None], tuple[Shape, DType, str | None]] = {}
 _attributed: Location | Place | None = None
 
 

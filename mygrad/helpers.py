@@ -10,8 +10,9 @@ import os
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from types import CodeType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -152,6 +153,17 @@ def operands_first(roots: Iterable[_Walked]) -> list[_Walked]:
 def content_key(*parts: object) -> str:
     """A stable hexadecimal key of the `str` of the parts, for names and cache files."""
     return hashlib.sha256("\x00".join(map(str, parts)).encode()).hexdigest()[:24]
+
+
+def picker(places: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """A function that takes the elements at these places out of a sequence, in one step of Python.
+
+    >>> picker([2, 0])("abc"), picker([1])("abc"), picker([])("abc")
+    (('c', 'a'), ('b',), ())
+    """
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple([values[i] for i in places])
 
 
 class _LazyModule:

@@ -30,6 +30,7 @@ import functools
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from sys import getrefcount
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -38,7 +39,7 @@ from mygrad import dtype as dt
 from mygrad.capture import Capture, Lazy
 from mygrad.errors import CaptureError, message
 from mygrad.graph import Node
-from mygrad.helpers import without_collections
+from mygrad.helpers import picker, without_collections
 from mygrad.program import Buffer
 from mygrad.realize import Prepared
 from mygrad.runtime import device as devices
@@ -89,7 +90,11 @@ _plain: dict[int, Any] = {}  # the trees of calls with so many different Lazys a
 def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Sequence[Lazy]]:
     """The flattened arguments of a call, and the Lazys among them. Calls with tensors alone, all
     different, are made without looking into each; equal ones have one tree."""
-    if not kwargs and len(set(map(id, args))) == len(args) and all(map(_is_lazy, args)):
+    if (
+        not kwargs
+        and len(set(map(id, args))) == len(args)
+        and all(map(_is_lazy, set(map(type, args))))
+    ):
         if len(args) not in _plain:
             _plain[len(args)] = flatten((args, kwargs), Leaves())
         return _plain[len(args)], args
@@ -97,8 +102,8 @@ def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Sequence[
     return flatten((args, kwargs), leaves), leaves.found
 
 
-def _is_lazy(value: Any) -> bool:
-    return isinstance(value, Lazy)
+def _is_lazy(kind: type) -> bool:
+    return issubclass(kind, Lazy)
 
 
 def unflatten(shape: Any, leaves: Sequence[Any]) -> Any:
@@ -118,16 +123,16 @@ def unflatten(shape: Any, leaves: Sequence[Any]) -> Any:
 class Captured:
     """One capture: the prepared program and where its inputs come from and its results go.
 
-    `arguments` pairs the numbers of arguments that are read with their input slots. `state` pairs
-    a Lazy with its input slot. `updates` pairs a Lazy, or the number of an argument, with the index
-    of its new value among the roots. The state in the slots `overwritten` is updated in place.
+    `pick` takes the inputs, in the order of their slots, out of a list of the buffers of all
+    arguments, of the `state` and of what is `fixed`. A state is a Lazy with its shape, and whether
+    it is updated in place. `updates` pairs a Lazy, or the number of an argument, with the index of
+    its new value among the roots.
     """
 
     prepared: Prepared
-    inputs: list[Buffer | None]  # per slot: the buffer itself, None if it is bound at each call
-    arguments: list[tuple[int, int]]
-    state: list[tuple[Lazy, int, tuple[int, ...]]]
-    overwritten: frozenset[int]
+    pick: Callable[[Sequence[Buffer]], Sequence[Buffer]]
+    state: list[tuple[Lazy, tuple[int, ...], bool]]
+    fixed: list[Buffer]
     fresh: list[tuple[Buffer, Callable[[], Any]]]
     updates: list[tuple[Lazy | int, int, tuple[int, ...]]]
     outputs: list[tuple[type[Lazy], int, tuple[int, ...]]]
@@ -138,16 +143,14 @@ class Captured:
         """Whether what the capture depended on outside of the function is as it was."""
         return not self.conditions or all(read() == value for read, value in self.conditions)
 
-    def run(self, arguments: Sequence[Lazy]) -> Any:
-        """Bind, run, and hand out the results."""
-        inputs = list(self.inputs)
-        for number, slot in self.arguments:
-            node = arguments[number]._node
-            known = node.op is graph.Op.BUFFER
-            inputs[slot] = node.arg if known else current_buffer(arguments[number])
-        overwritten = self.overwritten
-        for lazy, slot, shape in self.state:
-            if slot in overwritten:
+    def run(self, arguments: Sequence[Lazy], nodes: Sequence[Node]) -> Any:
+        """Bind, run, and hand out the results; `nodes` are those of the arguments."""
+        if _BUFFERS.issuperset(map(_op, nodes)):
+            found = list(map(_arg, nodes))
+        else:
+            found = list(map(current_buffer, arguments))
+        for lazy, shape, in_place in self.state:
+            if in_place:
                 hold_alone(lazy)
             if lazy._node.shape != shape:
                 raise CaptureError(
@@ -158,15 +161,21 @@ class Captured:
                         "jit the function again",
                     )
                 )
-            inputs[slot] = current_buffer(lazy)
+            found.append(current_buffer(lazy))
+        found += self.fixed
         for buffer, make in self.fresh:
             devices.get(buffer.device).write(buffer.memory, dt.to_storage(make(), buffer.dtype))
-        made = self.prepared.run(inputs, {})  # type: ignore[arg-type]
+        made = self.prepared.run(self.pick(found), {})
         for target, root, shape in self.updates:
             lazy = arguments[target] if isinstance(target, int) else target
             lazy._node = graph.buffer(made[root], shape)
         results = [cls._wrap(graph.buffer(made[root], shape)) for cls, root, shape in self.outputs]
         return unflatten(self.tree, results)
+
+
+# asking many at once, without a step of Python for each
+_node, _op, _arg, _about = map(attrgetter, ("_node", "op", "arg", "about"))
+_BUFFERS = frozenset({graph.Op.BUFFER})
 
 
 def current_buffer(lazy: Lazy) -> Buffer:
@@ -238,8 +247,8 @@ class jit(Generic[P, R]):
         if capture.current() is not None:  # inside of another capture it is an ordinary function
             return self.function(*args, **kwargs)
         tree, arguments = _call(args, kwargs)
-        nodes = [a._node for a in arguments]
-        about = [(n.shape, n.dtype, n.device) for n in nodes]
+        nodes = list(map(_node, arguments))
+        about = list(map(_about, nodes))
         modes = [switch() for switch in capture.switches]
         before = self._before
         # a training loop asks the same again: comparing is cheaper than hashing
@@ -253,7 +262,8 @@ class jit(Generic[P, R]):
             with _capturing, without_collections():
                 found = self._capture(tree, arguments)
             known.append(found)
-        return found.run(arguments)  # type: ignore[no-any-return]
+            nodes = list(map(_node, arguments))
+        return found.run(arguments, nodes)  # type: ignore[no-any-return]
 
     def _known(self, key: Hashable) -> list[Captured]:
         """The captures for such arguments."""
@@ -316,21 +326,22 @@ def _assemble(
     def slot_of(lazy: Lazy) -> int | None:
         return slot.get(id(stand_ins[id(lazy)].arg))
 
-    bound = {s for lazy, _ in watch.touched.values() if (s := slot_of(lazy)) is not None}
-    state = [
-        (lazy, s, stand_ins[id(lazy)].shape)
-        for lazy, _ in watch.touched.values()
-        if id(lazy) not in number and (s := slot_of(lazy)) is not None
-    ]
+    source = {s: i for i, a in enumerate(arguments) if (s := slot_of(a)) is not None}
+    state: list[tuple[Lazy, tuple[int, ...], bool]] = []
+    for lazy, _ in watch.touched.values():
+        if id(lazy) not in number and (s := slot_of(lazy)) is not None:
+            source[s] = len(arguments) + len(state)
+            state.append((lazy, stand_ins[id(lazy)].shape, s in prepared.overwrites))
+    fixed = [i for i in range(len(buffers)) if i not in source]
+    source |= {s: len(arguments) + len(state) + n for n, s in enumerate(fixed)}
     updates: list[tuple[Lazy | int, int, tuple[int, ...]]] = [
         (number.get(id(lazy), lazy), place[lazy._node], lazy._node.shape) for lazy in changed
     ]
     return Captured(
         prepared,
-        [None if i in bound else b for i, b in enumerate(buffers)],
-        [(i, s) for i, a in enumerate(arguments) if (s := slot_of(a)) is not None],
+        picker([source[s] for s in range(len(buffers))]),
         state,
-        prepared.overwrites,
+        [buffers[s] for s in fixed],
         [(node.arg, make) for node, make in watch.fresh if id(node.arg) in slot],
         updates,
         [(type(lazy), place[lazy._node], lazy._node.shape) for lazy in returned],

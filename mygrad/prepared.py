@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from mygrad.config import config
 from mygrad.dtype import DType
 from mygrad.errors import BufferError_, ShapeError, message
 from mygrad.graph import HostCall
-from mygrad.helpers import lazy_module, prod
+from mygrad.helpers import lazy_module, picker, prod
 from mygrad.program import Buffer, Launch
 from mygrad.runtime import device as devices
 from mygrad.runtime.base import LaunchSequence
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from mygrad import explain
 else:
     explain = lazy_module("mygrad.explain")
+
+
+_memory = attrgetter("memory")
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Prepared:
         arena = {device: len(made) + n for n, device in enumerate(outline.arena_bytes)}
         self._results = [self._place[i] for i in outline.results]
         self._parts = [
-            p if isinstance(p, Step) else (p, self._slots(p, arena), _sequence(p))
+            p if isinstance(p, Step) else (p, picker(self._slots(p, arena)), _sequence(p))
             for p in outline.parts
         ]
 
@@ -145,11 +149,10 @@ class Prepared:
             if isinstance(part, Step):
                 self._host_step(part, table)
                 continue
-            segment, slots, sequence = part
-            memories = [table[i].memory for i in slots]
-            for memory in memories:
-                if memory is None:
-                    memory_of(next(table[i] for i in slots if table[i].memory is None))
+            segment, pick, sequence = part
+            memories = list(map(_memory, pick(table)))
+            if None in memories:
+                list(map(memory_of, pick(table)))
             if config.DEBUG >= 2:
                 steps = self.schedule.steps[segment.first : segment.first + len(segment.launches)]
                 explain.timed(steps, sequence.time(memories, params))

@@ -20,8 +20,9 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,8 @@ from mygrad.runtime.llvm import Compiler
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 _START = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+_NOTHING = nullcontext()
+_address = attrgetter("address")
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 _STOP = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
 
@@ -303,7 +306,7 @@ class NativeSequence(LaunchSequence):
         if self._runtime.guarded:  # one by one, so that a fault has the name of a kernel
             self.time(memories, params)
             return
-        with self._runtime.lock, self._local_memory():
+        with self._runtime.lock, self._local_memory() if self._local else _NOTHING:
             self._fill(memories, params)
             plan = self._plan if self._distinct else self._careful_plan()
             if not self.parallel:
@@ -321,7 +324,7 @@ class NativeSequence(LaunchSequence):
             threads = self._runtime.target.threads
             self._singles = [self._made((one,), True, threads) for one in self._launches]
         seconds = []
-        with self._runtime.lock, self._local_memory():
+        with self._runtime.lock, self._local_memory() if self._local else _NOTHING:
             self._fill(memories, params)
             for plan, launch in zip(self._singles, self._launches, strict=True):
                 parallel = self.parallel and launch.parallel
@@ -333,7 +336,7 @@ class NativeSequence(LaunchSequence):
         return seconds
 
     def _fill(self, memories: Sequence[Any], params: Mapping[str, int]) -> None:
-        addresses = [memory.address for memory in memories]
+        addresses = list(map(_address, memories))
         if addresses == self._last and not self._params:
             return
         try:
@@ -367,9 +370,6 @@ class NativeSequence(LaunchSequence):
     @contextmanager
     def _local_memory(self) -> Iterator[None]:
         """Memory for each thread's own, while the launches run."""
-        if not self._local:
-            yield
-            return
         memory = self._runtime.allocate(self._local)
         try:
             self._local_address.value = memory.address
