@@ -151,7 +151,7 @@ class Prepared:
                 continue
             segment, pick, sequence = part
             memories = list(map(_memory, pick(table)))
-            if None in memories:
+            if type(None) in map(type, memories):
                 list(map(memory_of, pick(table)))
             if config.DEBUG >= 2:
                 steps = self.schedule.steps[segment.first : segment.first + len(segment.launches)]
