@@ -23,7 +23,7 @@ def captured(run: jit) -> Captured:
 
 def overwritten(run: jit) -> int:
     """How many tensors of state are updated in place."""
-    return len(captured(run).overwritten)
+    return len(captured(run).prepared.overwrites)
 
 
 def state(*shape: int, seed: int = 0) -> Tensor:
