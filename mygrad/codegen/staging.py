@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
 from mygrad.codegen.tiling import LINE, Access, Nest, Tile, across, room_of, slides
+from mygrad.expr import Expr
 from mygrad.helpers import ceildiv, prod
 from mygrad.program import Target
 
@@ -77,6 +78,8 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
         return access.strides.get(vector, 0) not in (0, 1)
     if access.strides.get(vector, 0) == 0:
         return across(nest, access, target) or aliased(tile, access)
+    if is_panel(nest, tile, vector, access):
+        return access.guarded
     if access.strides[vector] == 1 and any(slides(access, vector, r) for r in nest.reduced):
         return access.guarded  # a copy would hold every element once for each place of the window
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
@@ -89,6 +92,19 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
         or across(nest, access, target)  # its lines fall on each other
         or (min(steps, default=0) > LINE and any(step % LINE for step in steps))
     )
+
+
+def is_panel(nest: Nest, tile: Tile, vector: Expr, access: Access) -> bool:
+    """Whether tiles read the operand from one end to the other, as they would read a copy."""
+    place = tile.size(vector)
+    if access.strides[vector] != 1 or place != vector.arg[1]:
+        return False
+    steps = [(access.strides.get(a), a.arg[1]) for a in nest.reduced]
+    for step, extent in sorted((step, extent) for step, extent in steps if step):
+        if step != place:
+            return False
+        place *= extent
+    return place > tile.size(vector)
 
 
 def aliased(tile: Tile, access: Access) -> bool:

@@ -51,6 +51,11 @@ BAND_SHARE = 64  # rows of its blocks at least: each copies what all rows of a u
 BAND_ROWS = 8  # rows that a block has at least
 RECOMPUTE_FLOPS = 80  # for a byte that need not wait, by which making it again is cheap
 
+# panels (panels.py)
+PANEL_TIMES = 4  # that an operand is read, from which on a copy for all readers pays
+PANEL_ROWS = 256  # of a product: with more it copies the operand by itself, and hardly notices
+PANEL_LEAST = 4096  # elements of an operand: others stay in the first cache as they are
+
 
 def weight(op: Op) -> float:
     """Operations that one evaluation counts for."""

@@ -18,7 +18,7 @@ from mygrad.config import config
 from mygrad.errors import InternalError
 from mygrad.graph import Node
 from mygrad.ops import Op
-from mygrad.schedule import bands, masks, memory, remat
+from mygrad.schedule import bands, masks, memory, panels, remat
 from mygrad.schedule.build import Builder, Built
 from mygrad.schedule.homes import STEPS, Group, Homes
 from mygrad.schedule.joins import join_parts
@@ -40,6 +40,7 @@ PIPELINE = (
     "order",
     "say masks wherever they hold",
     "form bands",
+    "lay out operands as panels",
     "update state where it is",
     "meet the memory budget",
     "plan memory",
@@ -186,6 +187,7 @@ class _Planner:
             if arrays[i].kind == "temporary":
                 arrays[i] = replace(arrays[i], kind="separate")
         steps, arrays = bands.form(masks.apply(planned, arrays), arrays)
+        steps, arrays = panels.lay_out(steps, arrays)
         inputs_at = {m.number: i for i, m in enumerate(arrays) if m.kind == "input"}
         pairs = [(results[r], inputs_at[slot]) for r, slot in in_place if slot in inputs_at]
         steps, place = overwrite(steps, arrays, results, pairs)
