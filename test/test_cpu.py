@@ -379,6 +379,46 @@ def test_rounds() -> None:
             )
 
 
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_rounds_after_each_other(threads: int) -> None:
+    """Nothing that they touch is the same, so no barrier stands between them: what a thread has for
+    itself must be nobody else's in all of them, and in what all threads share (3 units)."""
+    cpu, size = cpu_with(threads), 2000
+    i, unit = axis(0, size), param("unit", 0, 9)
+    plus = [alu(Op.ADD, load(0, F, at), const(1.0, F)) for at in (unit * size + i, i)]
+    buffers = [((F, 10 * size, False), (F, size, True)), ((F, size, False), (F, 10 * size, True))]
+    functions = [
+        Function(
+            name, own, ("unit",), (Loop(i, const(0), const(size), "parallel", (Put(1, to, v),)),)
+        )
+        for name, own, to, v in zip(
+            ("out_of", "back_to"), buffers, (i, unit * size + i), plus, strict=True
+        )
+    ]
+    executables = load_all(cpu, functions)
+    launches = []
+    for n, units in enumerate((10, 3, 10, 3)):
+        local = (LOCAL, 4096 * n)  # and so their memory is not equally large
+        first = launch(executables[0], 2 * n, local)
+        second = launch(executables[1], local, 2 * n + 1)
+        rounds = Rounds(((first, 0, 1), (second, 0, 1)), units, 1, True, 4096 * n + 4 * size)
+        touches = ((40 * size, False), (40 * size, True))
+        at = ((2 * n, 0), (2 * n + 1, 0))
+        launches.append(Launch(rounds, at, (), True, "rounds", touches=touches))
+    assert not any(barriers(launches, True))
+    sequence = cpu.sequence(launches)
+    assert len({about[3] for about in sequence._plan._about}) == 1
+    arrays = [np.arange(10 * size, dtype=np.float32) + n for n in range(8)]
+    memories = [put(cpu, a) for a in arrays]
+    for _ in range(50):
+        for n in range(1, 8, 2):
+            cpu.write(memories[n], arrays[n] * 0)
+        sequence.run(memories, {})
+        for n, units in enumerate((10, 3, 10, 3)):
+            got = get(cpu, memories[2 * n + 1], 10 * size)[: units * size]
+            np.testing.assert_array_equal(got, arrays[2 * n][: units * size] + 2)
+
+
 def runs(count: int, alone: float, together: float, busy: int) -> list[bool]:
     """Which of so many runs were done alone, on a machine where the first `busy` of them sleep at a
     barrier and take 9 ms with all threads."""

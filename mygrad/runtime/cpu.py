@@ -276,7 +276,7 @@ class NativeSequence(LaunchSequence):
 
     def __init__(self, runtime: CPU, launches: Sequence[Launch]) -> None:
         self._runtime, self._launches = runtime, tuple(launches)
-        self._local = max(map(local_bytes, launches), default=0) * runtime.target.threads
+        self._local = max(map(local_bytes, launches), default=0)  # of each thread
         self._slots = 1 + max((slot for one in launches for slot, _ in one.arguments), default=-1)
         self._written = {
             a.slot for one in launches for a in accesses(one) if a.written and a.start < a.end
@@ -365,12 +365,12 @@ class NativeSequence(LaunchSequence):
 
     def _made(self, launches: Sequence[Launch], apart: bool, threads: int) -> Plan:
         rounds = self._runtime.pool().rounds if any(map(local_bytes, launches)) else 0
-        return Plan(launches, self._slots, self._params, apart, threads, rounds)
+        return Plan(launches, self._slots, self._params, apart, threads, rounds, self._local)
 
     @contextmanager
     def _local_memory(self) -> Iterator[None]:
         """Memory for each thread's own, while the launches run."""
-        memory = self._runtime.allocate(self._local)
+        memory = self._runtime.allocate(self._local * (self._runtime.target.threads + 1))
         try:
             self._local_address.value = memory.address
             yield

@@ -31,10 +31,13 @@ GAIN = 5e-6  # seconds to be won, from which on several threads take serial laun
 
 class Plan:
     """The native form of launches; see native.py. `apart`: different slots are different memory;
-    then `threads` may share serial launches. `rounds`: the native function that runs Rounds.
+    then `threads` may share serial launches. `rounds`: the native function that runs Rounds, in
+    `local` bytes for each thread.
 
     The table of values that arguments come from is: memories, parameters, and then two of its own,
-    the address of the threads' local memory and a zero for what is known already.
+    the address of the local memory and a zero for what is known already. The local memory begins
+    with a part for launches of Rounds that all threads share. Each thread has its own part behind
+    it, the same one for all Rounds: no barrier need stand between them.
     """
 
     LOCAL, ZERO, OWN = 0, 1, 2
@@ -47,7 +50,9 @@ class Plan:
         apart: bool,
         threads: int = 1,
         rounds: int = 0,
+        local: int = 0,
     ) -> None:
+        self._local = local
         self._own = slots + len(params)
         self._number = dict.fromkeys((UNIT, BLOCK), self._own + self.ZERO)
         self._number |= {name: slots + n for n, name in enumerate(params)}
@@ -79,18 +84,19 @@ class Plan:
         )
         self.pointer = ctypes.c_void_p(ctypes.addressof(self._plan))
 
-    def _row_of(self, launch: Launch) -> list[int]:
-        """(number of a value, what is added to it) for each argument, one after the other."""
+    def _row_of(self, launch: Launch, local: int = 0) -> list[int]:
+        """(number of a value, what is added to it) for each argument, one after the other; `local`
+        is where local memory begins."""
         if _is_rounds(launch):
             about = self._describe(launch.executable)
             self._about.append(about)
             row = [self._own + self.ZERO, ctypes.addressof(about)]
             for part, _, _ in launch.executable.parts:
-                row += self._row_of(part)
+                row += self._row_of(part, self._local)
             return row
         row = []
         for slot, offset in launch.arguments:
-            row += [self._own + self.LOCAL if slot == LOCAL else slot, offset]
+            row += [self._own + self.LOCAL, local + offset] if slot == LOCAL else [slot, offset]
         for p in launch.params:
             row += [self._own + self.ZERO, p] if isinstance(p, int) else [self._number[p], 0]
         return row
@@ -105,8 +111,7 @@ class Plan:
             kinds += [_KIND.get(p, 0) for p in part.params]
         blocks = 1 if rounds.apart else rounds.blocks
         most = max(words[3::4])
-        stride = round_up(rounds.local_bytes, PAGE)
-        head = [rounds.shares, blocks, rounds.blocks, stride, len(rounds.parts), most]
+        head = [rounds.shares, blocks, rounds.blocks, self._local, len(rounds.parts), most]
         return (ctypes.c_int64 * (len(head) + len(words) + len(kinds)))(*head, *words, *kinds)
 
 
