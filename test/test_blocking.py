@@ -11,9 +11,10 @@ from test_lower import check
 
 from mygrad import dtype as dt
 from mygrad import graph as g
-from mygrad.codegen import schedule
+from mygrad.codegen import blocking, schedule, staging
 from mygrad.codegen.actions import Schedule, Split, Stage
 from mygrad.codegen.analysis import default_actions
+from mygrad.helpers import prod
 from mygrad.kernel import Kernel
 from mygrad.ops import Op
 from mygrad.program import Target
@@ -62,6 +63,27 @@ def test_columns_of_a_block_fit_in_half_of_the_second_cache(target: Target) -> N
         cells *= scheduled.loop(name).extent
     assert target.l2_bytes // 8 < 4 * cells <= target.l2_bytes // 2
     assert stage.at == scheduled.loops[0].name == "i1oo"
+
+
+def test_rows_that_fall_on_each_other_are_copied_as_many_as_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One thread, and rows for which 16 second caches have no room."""
+    for columns, copied in ((2048, True), (384, False)):  # they are read often enough, or not
+        kernel = product(4096, 2048, columns)
+        scheduled = schedule(kernel, AVX2)
+        stages = [a for a in default_actions(kernel, AVX2) if isinstance(a, Stage) and a.slot == 0]
+        assert len(stages) == copied
+        for stage in stages:
+            assert stage.at == scheduled.loops[0].name
+            size = 4 * prod(scheduled.loop(name).extent for name in stage.layout)
+            assert 8 * AVX2.l2_bytes < size <= 16 * AVX2.l2_bytes
+    for module in (blocking, staging):
+        monkeypatch.setattr(module, "OFTEN", 1)
+    kernel = product(67, 512, 24)
+    actions = default_actions(kernel, TINY)
+    assert any(isinstance(a, Split) and a.axis == "i0o" for a in actions)
+    check(kernel, schedule(kernel, TINY))
 
 
 def test_columns_that_fit_are_one_block() -> None:

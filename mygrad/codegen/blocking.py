@@ -12,17 +12,19 @@ where the sum runs across lines of memory, a copy of few rows would read parts o
 
 Threads share the blocks of columns: each copies its own, and only the rows are read by all of them.
 Where these blocks do not keep all threads busy, or rows must be copied because they fall on each
-other in the cache, there is a block of rows for each thread.
+other in the cache, there is a block of rows for each thread, and more of them if a copy would not
+fit.
 """
 
 from __future__ import annotations
 
-from mygrad.codegen.staging import OFTEN, aliased, is_awkward
+from mygrad.codegen.staging import OFTEN, ROWS, aliased, is_awkward
 from mygrad.codegen.tiling import Access, Nest, Tile, across
 from mygrad.expr import Expr
 from mygrad.helpers import busy, ceildiv, prod
 from mygrad.program import Target
 
+FAR = 4  # times as many uses that a copy needs, if the rows are so many that memory holds them
 BUSY = 0.95  # share of the time for which threads that share a loop should be busy
 
 
@@ -46,9 +48,13 @@ def blocks_of(
     block = _block(tiles[vector], most, threads)
     found = {vector: block}
     uses = prod(a.arg[1] for a in nest.axes if a not in nest.reduced and a is not again)
-    if threads > 1 and uses >= OFTEN and any(aliased(tile, x) for x in rows):
+    strip = tile.size(again) * _per_point(nest, rows, nest.reduced[0].arg[1])
+    fitting = max(ROWS * target.l2_bytes // strip, 1)  # tiles of which the rows can be copied
+    parts = max(threads, ceildiv(tiles[again], fitting))
+    least = OFTEN if parts == threads else FAR * OFTEN
+    if parts > 1 and uses >= least and any(aliased(tile, x) for x in rows):
         # each thread copies its rows, once, and the columns of a block after the other
-        found = {again: ceildiv(tiles[again], threads), vector: block}
+        found = {again: ceildiv(tiles[again], parts), vector: block}
     else:
         if busy(ceildiv(tiles[vector], block), threads) >= BUSY:
             threads = 1
