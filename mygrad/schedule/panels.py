@@ -83,20 +83,20 @@ def lay_out(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step]
     before: dict[int, list[Step]] = {}
     kernels: dict[tuple[Kernel, Operand], Kernel] = {}
     for (array, layout), found in readers.items():
-        first, last = found[0].at, found[-1].at
-        if sum(r.times for r in found) < cost.PANEL_TIMES:
+        first, last, times = found[0].at, found[-1].at, sum(r.times for r in found)
+        changes = any(first <= at <= last for at in writers.get(array, ()))
+        if times < cost.PANEL_TIMES or changes:
             continue
-        if any(first <= at <= last for at in writers.get(array, ())):
-            continue
+        panels = len(made)
         shape = (layout.units, layout.columns // layout.width, layout.deep, layout.width)
         made.append(replace(made[array], kind="temporary", number=0, shape=shape))
-        copy = _copy(made[array], layout, sum(r.times for r in found))
-        before.setdefault(first, []).append(
-            replace(done[first], what=copy, arguments=(array, len(made) - 1), reason=copy.reason)
+        copy = _copy(made[array], layout, times)
+        step = Step(
+            copy, (array, panels), done[first].device, None, copy.reason, done[first].location
         )
-        before[first][-1] = replace(before[first][-1], constants=())
+        before.setdefault(first, []).append(step)
         for reader in found:
-            done[reader.at] = _reading(done[reader.at], reader, array, len(made) - 1, kernels)
+            done[reader.at] = _reading(done[reader.at], reader, array, panels, kernels)
     return [s for at, step in enumerate(done) for s in (*before.get(at, ()), step)], made
 
 
