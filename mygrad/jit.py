@@ -130,7 +130,8 @@ class Captured:
     """
 
     prepared: Prepared
-    pick: Callable[[Sequence[Buffer]], Sequence[Buffer]]
+    read: frozenset[int]  # the numbers of the arguments that are read
+    pick: Callable[[Sequence[Any]], Sequence[Buffer]]
     state: list[tuple[Lazy, tuple[int, ...], bool]]
     fixed: list[Buffer]
     fresh: list[tuple[Buffer, Callable[[], Any]]]
@@ -148,7 +149,7 @@ class Captured:
         if _BUFFERS.issuperset(map(_op, nodes)):
             found = list(map(_arg, nodes))
         else:
-            found = list(map(current_buffer, arguments))
+            found = [current_buffer(a) if n in self.read else None for n, a in enumerate(arguments)]
         for lazy, shape, in_place in self.state:
             if in_place:
                 hold_alone(lazy)
@@ -339,6 +340,7 @@ def _assemble(
     ]
     return Captured(
         prepared,
+        frozenset(source.values()),
         picker([source[s] for s in range(len(buffers))]),
         state,
         [buffers[s] for s in fixed],

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from mygrad import Tensor, jit
+from mygrad import Tensor, jit, realize
 from mygrad.errors import BufferError_, CaptureError
 
 
@@ -156,6 +156,19 @@ def test_arguments_handed_through_and_repeated() -> None:
     assert y.tolist() == [3]
     assert column.tolist() == [[1], [2]]
     assert three == 3
+
+
+def test_an_argument_that_is_not_read_is_not_computed() -> None:
+    @jit
+    def double(x: Tensor, unread: Tensor) -> Tensor:
+        return x * 2.0
+
+    for _ in range(3):
+        graph_of_twos = Tensor([1.0, 1.0]).realize() + 1.0
+        unread = Tensor([5.0]).realize() + 1.0
+        assert double(graph_of_twos, unread).tolist() == [4.0, 4.0]
+    assert realize.resident(unread._node) is None
+    assert realize.resident(graph_of_twos._node) is not None
 
 
 def test_nested_functions_are_one_capture() -> None:
