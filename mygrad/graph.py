@@ -102,14 +102,14 @@ class Node:
     dtype: DType
     device: str | None
     where: Location | Place  # the location, or what it can be found from
-    about: tuple[Shape, DType, str | None]  # the same object for all nodes that agree in it
+    about: tuple[Shape, DType, str | None]
 
     def __getattr__(self, name: str) -> Any:
-        """`about`, when it is first asked for: each call of a jitted function compares it."""
+        """`about`, made when it is first asked for: each call of a jitted function compares it,
+        and one object is equal to itself at once."""
         if name != "about":
             raise AttributeError(f"a Node has no {name!r}")
-        about = self.shape, self.dtype, self.device
-        self.about = _abouts.setdefault(about, about)
+        self.about = self.shape, self.dtype, self.device
         return self.about
 
     @property
@@ -129,7 +129,6 @@ class Node:
 
 
 _interned: dict[tuple[Any, ...], KeyedRef[Node]] = {}
-_abouts: dict[tuple[Shape, DType, str | None], tuple[Shape, DType, str | None]] = {}
 _attributed: Location | Place | None = None
 
 

@@ -130,7 +130,7 @@ class Captured:
     """
 
     prepared: Prepared
-    read: frozenset[int]  # the numbers of the arguments that are read
+    read: frozenset[int]  # the places in that list that are picked
     pick: Callable[[Sequence[Any]], Sequence[Buffer]]
     state: list[tuple[Lazy, tuple[int, ...], bool]]
     fixed: list[Buffer]

@@ -152,7 +152,8 @@ class Prepared:
             segment, pick, sequence = part
             memories = list(map(_memory, pick(table)))
             if type(None) in map(type, memories):
-                list(map(memory_of, pick(table)))
+                for buffer in pick(table):
+                    memory_of(buffer)  # the error of the one that has none
             if config.DEBUG >= 2:
                 steps = self.schedule.steps[segment.first : segment.first + len(segment.launches)]
                 explain.timed(steps, sequence.time(memories, params))

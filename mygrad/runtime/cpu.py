@@ -287,7 +287,7 @@ class NativeSequence(LaunchSequence):
         size = self._slots + len(self._params)
         self._values = ctypes.create_string_buffer(8 * (size + Plan.OWN))
         self._pack = struct.Struct(f"{self._slots}Q{len(self._params)}q").pack_into
-        self._local_address = ctypes.c_uint64.from_buffer(self._values, 8 * (size + Plan.LOCAL))
+        self._local_address = ctypes.c_uint64.from_buffer(self._values, 8 * (size + Plan.MEMORY))
         self._values_pointer = ctypes.c_void_p(ctypes.addressof(self._values))
         self._plan = self._made(self._launches, True, runtime.target.threads)
         self._careful: Plan | None = None  # for memories that overlap
@@ -364,7 +364,7 @@ class NativeSequence(LaunchSequence):
         return self._careful
 
     def _made(self, launches: Sequence[Launch], apart: bool, threads: int) -> Plan:
-        rounds = self._runtime.pool().rounds if any(map(local_bytes, launches)) else 0
+        rounds = self._runtime.pool().rounds if self._local else 0
         return Plan(launches, self._slots, self._params, apart, threads, rounds, self._local)
 
     @contextmanager

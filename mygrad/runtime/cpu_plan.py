@@ -40,7 +40,7 @@ class Plan:
     it, the same one for all Rounds: no barrier need stand between them.
     """
 
-    LOCAL, ZERO, OWN = 0, 1, 2
+    MEMORY, ZERO, OWN = 0, 1, 2
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Plan:
             return row
         row = []
         for slot, offset in launch.arguments:
-            row += [self._own + self.LOCAL, local + offset] if slot == LOCAL else [slot, offset]
+            row += [self._own + self.MEMORY, local + offset] if slot == LOCAL else [slot, offset]
         for p in launch.params:
             row += [self._own + self.ZERO, p] if isinstance(p, int) else [self._number[p], 0]
         return row

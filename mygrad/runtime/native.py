@@ -66,7 +66,20 @@ def source() -> str:
     """The module for this processor."""
     text = _SOURCE.replace("$PAUSE", _PAUSE.get(platform.machine(), ""))
     text = text.replace("$SPINS", str(_SPINS))
+    text = _WORD.sub(_load, text)
     return re.sub(r"\$([a-z]+)", lambda m: f"getelementptr i64, ptr %ctx, i64 {WORDS[m[1]]}", text)
+
+
+# %name = word TYPE %pointer, n: word number n behind a pointer
+_WORD = re.compile(r"  (%[\w.]+) = word (i64|ptr) (%[\w.]+), (\d+)")
+
+
+def _load(found: re.Match[str]) -> str:
+    name, kind, pointer, n = found.groups()
+    return (
+        f"  {name}.p = getelementptr i64, ptr {pointer}, i64 {n}\n"
+        f"  {name} = load {kind}, ptr {name}.p, align 8"
+    )
 
 
 _SOURCE = """
@@ -163,8 +176,7 @@ stay:
 define internal void @steps(ptr %ctx, ptr %plan, i64 %tid, i64 %nthreads) nounwind {
 entry:
   %steps = load ptr, ptr %plan, align 8
-  %count.p = getelementptr i64, ptr %plan, i64 1
-  %count = load i64, ptr %count.p, align 8
+  %count = word i64 %plan, 1
   %end = getelementptr [3 x i64], ptr %steps, i64 %count
   %alone = icmp eq i64 %nthreads, 1
   br label %check
@@ -173,8 +185,7 @@ check:
   %done = icmp eq ptr %step, %end
   br i1 %done, label %out, label %one
 one:
-  %flags.p = getelementptr i64, ptr %step, i64 2
-  %flags = load i64, ptr %flags.p, align 8
+  %flags = word i64 %step, 2
   %barrier.bit = and i64 %flags, 2
   %no.barrier = icmp eq i64 %barrier.bit, 0
   %skip.barrier = or i1 %no.barrier, %alone
@@ -192,8 +203,7 @@ ready:
   br i1 %mine, label %work, label %next
 work:
   %function = load ptr, ptr %step, align 8
-  %args.p = getelementptr i64, ptr %step, i64 1
-  %args = load ptr, ptr %args.p, align 8
+  %args = word ptr %step, 1
   %n = select i1 %parallel, i64 %nthreads, i64 1
   call void %function(ptr %args, i64 %tid, i64 %n)
   br label %next
@@ -207,8 +217,7 @@ out:
 define internal ptr @worker(ptr %own) nounwind {
 entry:
   %ctx = load ptr, ptr %own, align 8
-  %tid.p = getelementptr i64, ptr %own, i64 1
-  %tid = load i64, ptr %tid.p, align 8
+  %tid = word i64 %own, 1
   %stop.p = $stop
   %plan.p = $plan
   %threads.p = $threads
@@ -233,16 +242,11 @@ define void @mygrad_rounds(ptr %args, i64 %tid, i64 %nthreads) nounwind {
 entry:
   %about = load ptr, ptr %args, align 8
   %shares = load i64, ptr %about, align 8
-  %inner.p = getelementptr i64, ptr %about, i64 1
-  %inner = load i64, ptr %inner.p, align 8
-  %blocks.p = getelementptr i64, ptr %about, i64 2
-  %blocks = load i64, ptr %blocks.p, align 8
-  %bytes.p = getelementptr i64, ptr %about, i64 3
-  %bytes = load i64, ptr %bytes.p, align 8
-  %nparts.p = getelementptr i64, ptr %about, i64 4
-  %nparts = load i64, ptr %nparts.p, align 8
-  %most.p = getelementptr i64, ptr %about, i64 5
-  %most = load i64, ptr %most.p, align 8
+  %inner = word i64 %about, 1
+  %blocks = word i64 %about, 2
+  %bytes = word i64 %about, 3
+  %nparts = word i64 %about, 4
+  %most = word i64 %about, 5
   %parts = getelementptr i64, ptr %about, i64 6
   %parts.end = getelementptr [4 x i64], ptr %parts, i64 %nparts
   %given = getelementptr i64, ptr %args, i64 1
@@ -277,12 +281,9 @@ part.check:
   %parts.done = icmp eq ptr %part, %parts.end
   br i1 %parts.done, label %round.done, label %one
 one:
-  %first.p = getelementptr i64, ptr %part, i64 1
-  %first = load i64, ptr %first.p, align 8
-  %end.p = getelementptr i64, ptr %part, i64 2
-  %end = load i64, ptr %end.p, align 8
-  %count.p = getelementptr i64, ptr %part, i64 3
-  %count = load i64, ptr %count.p, align 8
+  %first = word i64 %part, 1
+  %end = word i64 %part, 2
+  %count = word i64 %part, 3
   %at.next = add i64 %at, %count
   %begun = icmp uge i64 %block, %first
   %not.over = icmp ult i64 %block, %end
@@ -321,12 +322,9 @@ out:
 
 define void @mygrad_run(ptr %ctx, ptr %plan, ptr %slots, i64 %nthreads) nounwind {
 entry:
-  %table.p = getelementptr i64, ptr %plan, i64 2
-  %table = load ptr, ptr %table.p, align 8
-  %nargs.p = getelementptr i64, ptr %plan, i64 3
-  %nargs = load i64, ptr %nargs.p, align 8
-  %args.p = getelementptr i64, ptr %plan, i64 4
-  %args = load ptr, ptr %args.p, align 8
+  %table = word ptr %plan, 2
+  %nargs = word i64 %plan, 3
+  %args = word ptr %plan, 4
   br label %check
 check:
   %i = phi i64 [ 0, %entry ], [ %i.next, %resolve ]
@@ -335,8 +333,7 @@ check:
 resolve:
   %row = getelementptr [2 x i64], ptr %table, i64 %i
   %slot = load i64, ptr %row, align 8
-  %offset.p = getelementptr i64, ptr %row, i64 1
-  %offset = load i64, ptr %offset.p, align 8
+  %offset = word i64 %row, 1
   %slot.p = getelementptr i64, ptr %slots, i64 %slot
   %base = load i64, ptr %slot.p, align 8
   %value = add i64 %base, %offset
@@ -408,8 +405,7 @@ check:
   br i1 %more, label %join, label %out
 join:
   %own = getelementptr [8 x i64], ptr %workers, i64 %tid
-  %thread.p = getelementptr i64, ptr %own, i64 2
-  %thread = load i64, ptr %thread.p, align 8
+  %thread = word i64 %own, 2
   %joined = call i32 @pthread_join(i64 %thread, ptr null)
   %tid.next = add i64 %tid, 1
   br label %check

@@ -37,7 +37,7 @@ from itertools import pairwise
 
 from mygrad import domain, expr
 from mygrad.expr import Expr
-from mygrad.helpers import ceildiv, content_key, prod
+from mygrad.helpers import ceildiv, prod
 from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of, store_axes
 from mygrad.ops import Op
 from mygrad.program import BLOCK, LOCAL, UNIT
@@ -204,12 +204,12 @@ class _Former:
             return None
         if not all(self.keeps_near(s, members) for s in steps):
             return None
-        handed = self.handed_on(steps, rows, widths)
+        first, width = next(iter(widths.items()))
+        units = self.size(first) // (rows * width)
+        handed = self.handed_on(steps, units * rows, widths)
         around = _around(self.steps, members)
         if handed is None or around is None:
             return None
-        first, width = next(iter(widths.items()))
-        units = self.size(first) // (rows * width)
         cuts: dict[int, Cut] = {}
         for p in members:
             made = cut(self.steps[p], units, rows, handed)
@@ -243,11 +243,9 @@ class _Former:
         written = [i for s in steps for i in written_by(s)]
         if len(set(written)) < len(written):
             return None
-        first, width = next(iter(widths.items()))
-        outer = self.size(first) // (rows * width)
         for i in written:
             if i not in found and touched.count(i) > 1:
-                found[i], rest = divmod(self.size(i), outer * rows)
+                found[i], rest = divmod(self.size(i), rows)
                 if rest:
                     return None
         return found
@@ -311,8 +309,7 @@ class _Former:
     def local(self, i: int, draft: Draft, rows: int) -> int:
         """A new array for a block of another."""
         about = self.arrays[i]
-        outer = self.size(i) // (draft.rows * draft.widths[i])
-        self.arrays.append(replace(about, shape=(outer, rows, draft.widths[i])))
+        self.arrays.append(replace(about, shape=(draft.units, rows, draft.widths[i])))
         return len(self.arrays) - 1
 
     def band(self, draft: Draft, rows: int) -> Step:
@@ -353,10 +350,9 @@ class _Former:
             sum(_kernel(c.step).flops for c in cuts),
             sum(self.arrays[i].nbytes for i in arguments),
         )
-        key = content_key(*((p.kernel.name, p.arguments, p.first, p.end) for p in parts))
         return replace(
             cuts[-1].step,
-            what=replace(band, name=f"band_{draft.units}x{blocks}x{rows}_{key[:8]}"),
+            what=band.named(f"band_{draft.units}x{blocks}x{rows}"),
             arguments=tuple(arguments),
             reason=f"{cuts[-1].step.reason}; {reason}",
             constants=(),
@@ -594,6 +590,11 @@ def _is_legal(made: Cut) -> bool:
 # --- the kernel of a block ------------------------------------------------------------------------
 
 
+def unit_of(units: int) -> Expr:
+    """The number of the unit, for the kernels of a band with so many."""
+    return expr.param(UNIT, 0, units - 1) if units > 1 else expr.const(0)
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows of `count` blocks of `size`, from row `start` on; in one of `units` units, or, where
@@ -603,12 +604,6 @@ class Rows:
     count: int
     size: int
     units: int = 0
-
-    @property
-    def params(self) -> list[tuple[str, int, int]]:
-        """What the kernel of a block must be told."""
-        block, unit = (BLOCK, 0, self.count - 1), (UNIT, 0, self.units - 1)
-        return [block] * (self.count > 1) + [unit] * (self.units > 1)
 
 
 def _block_kernel(made: Cut, draft: Draft, rows: Rows, later: bool) -> Kernel:
@@ -624,7 +619,7 @@ def _block_kernel(made: Cut, draft: Draft, rows: Rows, later: bool) -> Kernel:
         row = expr.param(BLOCK, 0, rows.count - 1) * rows.size + row
     values, become = {made.row: row}, {made.row: (own,), own: ()}
     if rows.units:
-        unit = expr.param(UNIT, 0, rows.units - 1) if rows.units > 1 else expr.const(0)
+        unit = unit_of(rows.units)
         for axis, stride in (made.units or {}).items():
             digit = expr.floordiv(unit, expr.const(stride))
             values[axis], become[axis] = expr.modulo(digit, expr.const(axis.arg[1])), ()
@@ -638,7 +633,7 @@ def _block_kernel(made: Cut, draft: Draft, rows: Rows, later: bool) -> Kernel:
         for i, info in zip(arguments, kernel.buffers, strict=True)
     )
     used = {e.arg for s in stores for e in expr.toposort(roots_of(s)) if e.op is Op.PARAM}
-    own_params = [p for p in rows.params if p in used]
+    own_params = [p for p in used if p[0] in (BLOCK, UNIT)]
     share = max(ceildiv(draft.rows, rows.size), 1) * units
     result = replace(
         kernel,

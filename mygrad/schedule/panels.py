@@ -12,7 +12,7 @@ scheduler makes it, as an array that waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mygrad import expr
@@ -22,7 +22,7 @@ from mygrad.kernel import BufferInfo, Kernel, Store, named, stem_of, store_axes
 from mygrad.ops import Op
 from mygrad.program import LOCAL, UNIT
 from mygrad.schedule import cost, reshape_axes
-from mygrad.schedule.bands import written_by
+from mygrad.schedule.bands import unit_of, written_by
 from mygrad.schedule.steps import Band, Memory, Part, Step
 
 ON = frozenset({"cpu"})  # devices whose kernels read panels
@@ -76,16 +76,13 @@ def lay_out(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step]
     for at, step in enumerate(done):
         for array, reader in _readers(at, step):
             readers.setdefault((array, reader.operand.layout), []).append(reader)
-    writers: dict[int, list[int]] = {}
-    for at, step in enumerate(done):
-        for i in written_by(step):
-            writers.setdefault(i, []).append(at)
     before: dict[int, list[Step]] = {}
     kernels: dict[tuple[Kernel, Operand], Kernel] = {}
     for (array, layout), found in readers.items():
         first, last, times = found[0].at, found[-1].at, sum(r.times for r in found)
-        changes = any(first <= at <= last for at in writers.get(array, ()))
-        if times < cost.PANEL_TIMES or changes:
+        if times < cost.PANEL_TIMES:
+            continue
+        if any(array in written_by(s) for s in steps[first : last + 1]):
             continue
         panels = len(made)
         shape = (layout.units, layout.columns // layout.width, layout.deep, layout.width)
@@ -235,9 +232,8 @@ def _reading(
     buffers = band.buffers
     if len(arguments) > len(buffers):
         buffers = (*buffers, kernel.buffers[slot])
-    return replace(
-        step, what=replace(band, parts=tuple(parts), buffers=buffers), arguments=arguments
-    )
+    made = replace(band, parts=tuple(parts), buffers=buffers).named(band.name.rpartition("_")[0])
+    return replace(step, what=made, arguments=arguments)
 
 
 def _kernel(
@@ -252,16 +248,11 @@ def _kernel(
 def _of_panels(kernel: Kernel, operand: Operand) -> Kernel:
     layout, load, column = operand.layout, operand.load, operand.column
     first = reshape_axes.new_ids(kernel.axes, kernel.stores)
-    panel, within = (
-        expr.axis(first, layout.columns // layout.width),
-        expr.axis(first + 1, layout.width),
-    )
-    unit = expr.const(0)
-    if layout.units > 1:
-        unit = expr.param(UNIT, 0, layout.units - 1)
-    index = _place(layout, unit, panel, operand.depth, within)
-    moved: Mapping[Expr, Expr] = {load: expr.load(load.arg, load.dtype, index)}
-    stores = tuple(replace(s, value=expr.substitute(s.value, dict(moved))) for s in kernel.stores)
+    panel = expr.axis(first, layout.columns // layout.width)
+    within = expr.axis(first + 1, layout.width)
+    index = _place(layout, unit_of(layout.units), panel, operand.depth, within)
+    moved = {load: expr.load(load.arg, load.dtype, index)}
+    stores = tuple(replace(s, value=expr.substitute(s.value, moved)) for s in kernel.stores)
     axes, stores = reshape_axes.replace_axes(
         kernel.axes, stores, {column: panel * layout.width + within}, {column: (panel, within)}
     )

@@ -11,13 +11,13 @@ its inputs are numbered in the order in which `key` meets the BUFFER nodes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mygrad import graph
 from mygrad.dtype import DType
 from mygrad.graph import HostCall, Node
-from mygrad.helpers import UNKNOWN, Location, Place, Shape, located, prod
+from mygrad.helpers import UNKNOWN, Location, Place, Shape, content_key, located, prod
 from mygrad.ops import Op
 from mygrad.program import BLOCK, LOCAL, UNIT, Buffer
 
@@ -79,6 +79,11 @@ class Band:
     local_bytes: int
     flops: int = field(default=0, compare=False)
     bytes: int = field(default=0, compare=False)
+
+    def named(self, stem: str) -> Band:
+        """The band with a name that begins with `stem` and tells it from all others."""
+        key = content_key(*((p.kernel.name, p.arguments, p.first, p.end) for p in self.parts))
+        return replace(self, name=f"{stem}_{key[:8]}")
 
     def __str__(self) -> str:
         shared = "unit, block" if self.apart else "unit"
