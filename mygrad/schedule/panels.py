@@ -12,8 +12,9 @@ scheduler makes it, as an array that waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from mygrad import expr
 from mygrad.expr import Expr
@@ -73,8 +74,9 @@ def lay_out(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step]
     new arrays are appended to `arrays`."""
     done, made = list(steps), list(arrays)
     readers: dict[tuple[int, Layout], list[Reader]] = {}
+    look = cache(operand_of)  # a loop over time is many steps of a few kernels
     for at, step in enumerate(done):
-        for array, reader in _readers(at, step):
+        for array, reader in _readers(at, step, look):
             readers.setdefault((array, reader.operand.layout), []).append(reader)
     before: dict[int, list[Step]] = {}
     kernels: dict[tuple[Kernel, Operand], Kernel] = {}
@@ -100,17 +102,19 @@ def lay_out(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step]
 # --- finding operands -----------------------------------------------------------------------------
 
 
-def _readers(at: int, step: Step) -> Iterator[tuple[int, Reader]]:
+def _readers(
+    at: int, step: Step, look: Callable[[Kernel, int], Operand | None]
+) -> Iterator[tuple[int, Reader]]:
     """(array, reader) for what a step reads as an operand."""
     if step.device not in ON:
         return
     if isinstance(step.what, Kernel):
-        operand = operand_of(step.what, 1)
+        operand = look(step.what, 1)
         if operand is not None and step.arguments.count(step.arguments[operand.load.arg]) == 1:
             yield step.arguments[operand.load.arg], Reader(at, None, operand, 1)
     elif isinstance(step.what, Band):
         for n, part in enumerate(step.what.parts):
-            operand = operand_of(part.kernel, step.what.units)
+            operand = look(part.kernel, step.what.units)
             if operand is not None and part.arguments[operand.load.arg][0] != LOCAL:
                 units = step.what.units // operand.layout.units
                 array = step.arguments[part.arguments[operand.load.arg][0]]
