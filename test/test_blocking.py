@@ -39,11 +39,11 @@ def product(m: int, k: int, n: int, kind: str = "NN") -> Kernel:
     return step.what
 
 
-@pytest.mark.parametrize("depth", [5000, 20000])
+@pytest.mark.parametrize("depth", [10000, 20000])
 def test_sums_whose_columns_are_too_many_for_the_second_cache_are_divided(depth: int) -> None:
     actions = default_actions(product(128, depth, 256), WIDE)
     (panel,) = [a for a in actions if isinstance(a, Split) and a.axis == "i2"]
-    assert 256 <= panel.factor <= 512
+    assert 240 <= panel.factor <= 512  # parts of about equal length
     assert [a.slot for a in actions if isinstance(a, Stage)] == [1]
 
 
@@ -136,9 +136,9 @@ def test_each_thread_copies_its_own_rows_where_they_fall_on_each_other(
 
 
 def test_where_columns_cannot_be_shared_there_is_a_block_of_rows_for_each_thread() -> None:
-    scheduled = schedule(product(2048, 4096, 192), replace(WIDE, threads=2))
+    scheduled = schedule(product(2048, 8192, 96), replace(WIDE, threads=2))
     assert [(p.name, p.kind) for p in scheduled.loops[:2]] == [("i0oo", "parallel"), ("i1o", "seq")]
-    assert copied(scheduled, 1) == 4096 * 192
+    assert copied(scheduled, 1) == 8192 * 96
 
 
 @pytest.mark.parametrize("target", [WIDE, TINY])

@@ -119,7 +119,7 @@ def test_the_order_found_is_as_good_as_any_in_a_cache(room: int) -> None:
 
 
 def test_images_are_outside_of_channels_where_one_image_stays_in_the_cache() -> None:
-    x, w = buffer(16, 256, 32, 32), buffer(64, 256, 1, 1)
+    x, w = buffer(16, 256, 24, 32), buffer(64, 256, 1, 1)
     scheduled = schedule(last_kernel(conv(x, w)), WIDE)
     assert scheduled.loops[0].extent == 16
 
@@ -168,6 +168,26 @@ def test_tiles_fill_the_registers_there_are() -> None:
     assert lanes_and_copies(kernel, AVX2) == {480: (1, 6), 481: (8, 2)}
     cells = [copies for _, copies in lanes_and_copies(kernel, WIDE).values()]
     assert prod(cells) == 24
+
+
+def test_tiles_of_short_rows_are_several_rows_high() -> None:
+    # each weight that is spread meets two rows, and no copy of the weights passes the second cache
+    x, w = buffer(32, 128, 12, 10), buffer(64, 128, 3, 3)
+    tiles = lanes_and_copies(last_kernel(conv(x, w)), AVX2)
+    assert tiles[8] == (8, 1) and tiles[10][1] > 1 and tiles[64][1] > 1
+    assert tiles[10][1] * tiles[64][1] == 10  # with more, windows over rows are not written out
+
+
+def test_lanes_are_chosen_for_what_the_register_tile_costs() -> None:
+    # pixels as lanes: half of a vector; channels as lanes must be copied, and cost less even so
+    x, w = buffer(64, 256, 6, 6), buffer(512, 256, 3, 3)
+    tiles = lanes_and_copies(last_kernel(conv(x, w)), AVX2)
+    assert tiles[4][0] == 1
+
+
+def test_a_window_in_registers_takes_one_less_than_the_tile_has_places() -> None:
+    x, w = buffer(8, 32, 24, 24), buffer(32, 32, 5, 5)
+    assert lanes_and_copies(last_kernel(conv(x, w)), AVX2)[20] == (1, 5)
 
 
 def test_the_operand_that_slides_does_not_get_the_lanes_of_a_weight_gradient() -> None:

@@ -19,16 +19,20 @@ from mygrad.program import Target
 SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
 SKIPPED = 3.0  # loading every other element: two vectors and a shuffle
 LINE = 64  # bytes of a line of a cache
-STREAMED = 0.7  # what the load of a vector costs besides that comes from the second cache
-FETCHED = 2.5  # what a line costs that comes from there, not in the order in which it is fetched
+FETCHED = 0.25  # what a line costs a tile that comes from the second cache
+MANY = 8  # vectors along an axis
+TURN = 2.0  # what a turn of the loop around a tile costs
+RIVAL = 2.0  # times the cost of the best vector axis, up to which tiles of others are looked at
 STRIDED_STORE = (
     1.2  # parts of lines are written many times, where a gather reads them from the cache
 )
 PAGE = 4096  # bytes; lanes on pages of their own cost an address translation each
 COPIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 VECTORS = (1, 2, 3, 4)
+SECOND = (1, 2, 4)
 ROWS = 8  # read at a time where they come from memory
 LOADS = 0.25  # what a load costs beside a multiply-add, of which a cycle does as many
+LOADED = 0.05  # the same in a register tile
 FIRST = 3  # axes of which there may be many copies in a tile
 COPY = 0.5  # what it costs to load and place an element of a copy, many of which overlap
 SPARE = 2  # registers for a spread scalar and a constant
@@ -107,6 +111,16 @@ class Nest:
     operations: int
     heavy: bool  # whether there are transcendentals
     scanned: frozenset[Expr]  # axes along which scans run
+    known: dict[tuple[int, Expr, int, int], tuple[float, float]] = field(default_factory=dict)
+
+    def packed_cost(
+        self, access: Access, axis: Expr, lanes: int, target: Target, vectors: int
+    ) -> tuple[float, float]:
+        """`Access.packed_cost`, computed once."""
+        key = id(access), axis, lanes, vectors
+        if key not in self.known:
+            self.known[key] = access.packed_cost(self, axis, lanes, target, vectors)
+        return self.known[key]
 
     @property
     def work(self) -> int:
@@ -271,19 +285,29 @@ def tile_of(
 ) -> None:
     """Choose what is not chosen yet about the axes of a nest; writes it into `tile`. Axes that are
     `fixed` run in order, those that are `scalar` have no lanes."""
-    chosen = next((a for a in nest.axes if a in tile.lanes), None)
-    if chosen is None:
-        lanes = _lanes(nest, target)
-        chosen = _vector_axis(nest, lanes, scalar, target)
-        if chosen is not None:
-            tile.lanes[chosen] = min(lanes, power_of_two(chosen.arg[1]))
+    vectors: list[Expr | None] = [a for a in nest.axes if a in tile.lanes]
+    trials = [tile]
+    if not vectors:
+        vectors = list(_vector_axes(nest, scalar, target)) or [None]
+        trials = [_with_lanes(nest, tile, a, target) for a in vectors]
     copied = any(tile.copies.get(a, 1) > 1 for a in nest.axes)
-    if copied or nest.scanned or chosen in fixed:
-        return
-    if nest.reduced:
-        _register_tile(nest, tile, chosen, fixed, target)
-    elif chosen is not None:
-        tile.copies[chosen] = _copies(nest, chosen, tile.lanes[chosen], 4)
+    pairs = list(zip(vectors, trials, strict=True))
+    if copied or nest.scanned or vectors[0] in fixed:
+        tile.lanes = trials[0].lanes
+    elif nest.reduced:
+        pairs = [(a, t) for a, t in pairs if a not in fixed]
+        best = min(_register_tile(nest, t, a, fixed, target) for a, t in pairs)
+        tile.lanes, tile.copies, tile.runs = best.tile.lanes, best.tile.copies, best.tile.runs
+    elif vectors[0] is not None:
+        tile.lanes = trials[0].lanes
+        tile.copies[vectors[0]] = _copies(nest, vectors[0], tile.lanes[vectors[0]], 4)
+
+
+def _with_lanes(nest: Nest, tile: Tile, axis: Expr | None, target: Target) -> Tile:
+    lanes = dict(tile.lanes)
+    if axis is not None:
+        lanes[axis] = min(_lanes(nest, target), power_of_two(axis.arg[1]))
+    return Tile(lanes, dict(tile.copies), dict(tile.runs))
 
 
 def _lanes(nest: Nest, target: Target) -> int:
@@ -292,17 +316,20 @@ def _lanes(nest: Nest, target: Target) -> int:
     return max(min(lanes, MAX_LANES.get(target.language, 64)), 1)
 
 
-def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr], target: Target) -> Expr | None:
-    """The axis along which a point costs least; None where scalars are as good."""
+def _vector_axes(nest: Nest, scalar: frozenset[Expr], target: Target) -> list[Expr]:
+    """The axis along which a point costs least, if scalars are not as good; then, for a reduction,
+    those beside it whose register tile may be better."""
+    lanes = _lanes(nest, target)
     shared = [nest.shared(x) for x in nest.accesses]
-    best, best_cost = None, 0.95 * _cycles(nest, sum(1.0 / s for s in shared))
+    least = 0.95 * _cycles(nest, sum(1.0 / s for s in shared))
+    found: list[tuple[float, Expr]] = []
     for a in nest.axes:
         if a in scalar or lanes < 2:
             continue
         width = min(lanes, power_of_two(a.arg[1]))
         points = a.arg[1] / ceildiv(a.arg[1], width)  # of the axis in one vector, on average
         wide = 2 if nest.reduced and a.arg[1] > width else 1  # vectors of a good tile
-        costs = [x.packed_cost(nest, a, width, target, wide) for x in nest.accesses]
+        costs = [nest.packed_cost(x, a, width, target, wide) for x in nest.accesses]
         loads = sum(c / s for (c, _), s in zip(costs, shared, strict=True))
         # no scalar is spread over lanes along a sum: its tiles load more
         cost = 1.0 + loads if a in nest.reduced else _cycles(nest, loads)
@@ -314,10 +341,11 @@ def _vector_axis(nest: Nest, lanes: int, scalar: frozenset[Expr], target: Target
             cost += width * width.bit_length() / once
         else:
             cost += sum(x.cost(a, width) for x in nest.results) / once
-        cost /= points
-        if cost < best_cost - 1e-9:
-            best, best_cost = a, cost
-    return best
+        found.append((cost / points, a))
+    found = sorted((f for f in found if f[0] < least - 1e-9), key=lambda f: f[0])
+    if not found or not nest.reduced or found[0][1] in nest.reduced:
+        return [a for _, a in found[:1]]
+    return [a for cost, a in found if a not in nest.reduced and cost <= RIVAL * found[0][0]]
 
 
 def _cycles(nest: Nest, loads: float) -> float:
@@ -343,11 +371,19 @@ def _copies(nest: Nest, axis: Expr, lanes: int, wanted: int) -> int:
     return min(wanted, vectors) if vectors >= 4 * wanted or vectors <= wanted else 1
 
 
+@dataclass(order=True)
+class Choice:
+    """A register tile and what it costs."""
+
+    cost: float
+    tile: Tile = field(compare=False)
+
+
 def _register_tile(
     nest: Nest, tile: Tile, vector: Expr | None, fixed: frozenset[Expr], target: Target
-) -> None:
+) -> Choice:
     """Copies of output axes that share loads, as many as there are registers; without any, several
-    accumulators along the vector."""
+    accumulators along the vector. Writes them into `tile`."""
     spatial = [a for a in nest.axes if a not in nest.reduced and a not in fixed and a is not vector]
     loads = [a for a in nest.accesses if not a.stores]
     shared = [a for a in spatial if any(x.strides.get(a, 0) == 0 for x in loads) and len(loads) > 1]
@@ -356,36 +392,51 @@ def _register_tile(
     far = {a: max((abs(x.strides.get(a) or 0) for x in loads), default=0) for a in shared}
     needed = {a: sum(x.strides.get(a, 0) != 0 for x in vectors) for a in shared}
     shared.sort(key=lambda a: (needed[a], -min(a.arg[1], ENOUGH), far[a]))
-    inner = min(nest.reduced, key=lambda a: nest.moved(a, tile, target))
-    sliding = [a for a in shared if any(slides(x, a, inner) for x in loads)]
+    order = sorted(nest.reduced, key=lambda a: nest.moved(a, tile, target))
+    sliding = [a for a in shared if any(slides(x, a, order[0]) for x in loads)]
     outer = vector is not None and vector not in nest.reduced
-    candidates: list[tuple[tuple[Expr, int], ...]] = []
-    for first in dict.fromkeys([*shared[:FIRST], *sliding[:1]]):
-        options = [[(first, c) for c in COPIES if c <= first.arg[1]]]
-        second = next((a for a in shared if a is not first), None)
-        if second is not None and (not outer or first.arg[1] < ENOUGH):
-            options.append([(second, c) for c in (1, 2, 4) if c <= second.arg[1]])
-        if outer:
-            assert vector is not None
-            most = ceildiv(vector.arg[1], tile.lanes[vector])
-            options.append([(vector, c) for c in VECTORS if c <= most])
-        candidates += itertools.product(*options)
-    if not shared and outer:
-        assert vector is not None
-        most = ceildiv(vector.arg[1], tile.lanes[vector])
-        candidates += [((vector, c),) for c in VECTORS if c <= most]
-    best = min(candidates or [()], key=lambda t: _tile_cost(nest, tile, vector, t, target))
+    candidates = _candidates(vector if outer else None, shared, sliding, tile)
+    costs = {t: _tile_cost(nest, tile, vector, t, order, target) for t in candidates}
+    best = min(costs, key=lambda t: costs[t])
     tile.copies.update({a: c for a, c in best if c > 1})
     size = _registers(nest, tile, vector, best, target)
-    run = max((_met_again(x, inner, best, size, target) for x in loads), default=1)
-    if 1 < run < inner.arg[1]:
-        tile.runs[inner] = run
+    run = max((_met_again(x, order[0], best, size, target) for x in loads), default=1)
+    if 1 < run < order[0].arg[1]:
+        tile.runs[order[0]] = run
     if vector is not None and not outer and prod(c for _, c in best) < 4:
         row = next((a for a in spatial if _from_memory(nest, a, target)), None)
         if row is not None and not best:
             tile.copies[row] = ROWS
         else:
             tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
+    return Choice(costs[best] / tile.lanes.get(vector, 1) if vector else costs[best], tile)
+
+
+def _candidates(
+    vector: Expr | None, shared: list[Expr], sliding: list[Expr], tile: Tile
+) -> list[tuple[tuple[Expr, int], ...]]:
+    """Copies along an axis, and vectors along theirs; or one vector, and copies along two axes."""
+    vectors: list[tuple[tuple[Expr, int], ...]] = [()]
+    if vector is not None:
+        most = ceildiv(vector.arg[1], tile.lanes[vector])
+        vectors = [((vector, c),) for c in VECTORS if c <= most]
+    found = vectors[:] if not shared else []
+    for first in dict.fromkeys([*shared[:FIRST], *sliding[:1]]):
+        second = next((a for a in shared if a is not first), first)
+        for c, d in itertools.product(COPIES, SECOND if second is not first else (1,)):
+            if c <= first.arg[1] and d <= second.arg[1]:
+                copies = ((first, c), (second, d)) if d > 1 else ((first, c),)
+                few = d == 1 or first.arg[1] < ENOUGH
+                found += [(*copies, *v) for v in vectors if few or not v or v[0][1] == 1]
+    return found
+
+
+def _outside(nest: Nest, vector: Expr, width: int, wide: int, target: Target) -> float:
+    """What an operation costs outside of the sum: its share of copies, and of the results."""
+    copies = (nest.packed_cost(x, vector, width, target, wide)[1] for x in nest.accesses)
+    parts = max(LINE // (width * wide * nest.itemsize), 1)  # of a line that are written apart
+    results = sum(parts * x.cost(vector, width) for x in nest.results)
+    return sum(copies) + results / prod(a.arg[1] for a in nest.reduced)
 
 
 def _from_memory(nest: Nest, axis: Expr, target: Target) -> bool:
@@ -402,84 +453,112 @@ def _tile_cost(
     tile: Tile,
     vector: Expr | None,
     chosen: tuple[tuple[Expr, int], ...],
+    order: list[Expr],
     target: Target,
 ) -> float:
-    """Loads for each multiply-add, with what is lost in remainders and to latency."""
+    """What a multiply-add costs in a tile, with what is lost in remainders and to latency. `order`
+    are the axes of the sum, innermost first."""
     cells = prod(c for _, c in chosen)
     width = tile.lanes[vector] if vector is not None else 1
     taken = _registers(nest, tile, vector, chosen, target)
-    inner = min(nest.reduced, key=lambda a: nest.moved(a, tile, target))
+    if taken + SPARE > target.vector_registers:
+        return 1e9 + cells
     wide = prod(c for a, c in chosen if a is vector)
-    trips = ceildiv(inner.arg[1], tile.lanes.get(inner, 1))
-    loads, live, kept = 0.0, 0, 0
+    trips = ceildiv(order[0].arg[1], tile.lanes.get(order[0], 1))
+    loads, lines, live, spare = 0.0, 0.0, 0, SPARE
     for access in nest.accesses:
         if access.stores:
             continue
         made = prod(c for a, c in chosen if access.strides.get(a, 0) != 0)
         along = 1.0
         if vector is not None:
-            along, _ = access.packed_cost(nest, vector, width, target, wide)
-        again = _met_again(access, inner, chosen, taken, target)
-        if again > 1 and along == SPLAT:
-            kept = max(kept, made)
-            window = prod(c for a, c in chosen if slides(access, a, inner))
+            along, _ = nest.packed_cost(access, vector, width, target, wide)
+        lines += _lines(nest, tile, access, vector, chosen, target)
+        again = _met_again(access, order[0], chosen, taken, target) if along == SPLAT else 1
+        if again > 1:
+            spare = max(spare, made - 1)  # the register of the first one takes the next
+            window = prod(c for a, c in chosen if slides(access, a, order[0]))
             loads += made / window * (window + again - 1) / again
             continue
-        fixed = access.strides.get(inner, 0) == 0 and along == SPLAT  # it stays in a register
-        loads += made * max(along, 1.0) / (trips if fixed else 1)
-        streams = along != SPLAT and vector not in nest.reduced
-        if _is_missed(nest, access, chosen, made * width if streams else 0, target):
-            loads += made * STREAMED
+        stays = access.strides.get(order[0], 0) == 0 and along == SPLAT  # in a register
+        loads += made * max(along, 1.0) / (trips if stays else 1)
         if along != SPLAT:
             live = max(live, made)
-        else:
-            loads += FETCHED * _lines_fetched(nest, access, dict(chosen), target)
-    spare = max(kept, SPARE)
+    if vector is not None and vector.arg[1] % width and vector.arg[1] < MANY * width:
+        spare += 1  # the mask of the last vector, where that is not one of many
     if taken + min(live, 4) * (taken // cells) + spare > target.vector_registers:
         return 1e9 + cells
-    waste = 1.0
-    for a, c in chosen:
-        step = c * tile.lanes.get(a, 1)
-        waste *= (1.0 + ceildiv(a.arg[1], step) * step / a.arg[1]) / 2
+    sizes = [(a.arg[1], c * tile.lanes.get(a, 1)) for a, c in chosen]
+    waste = math.prod((1.0 + ceildiv(n, size) * size / n) / 2 for n, size in sizes)
     if vector in nest.reduced:  # several vectors are in flight anyway; copies must spare loads
         return (0.5 + loads / cells) * waste * (1.0 + CROWD * cells)
-    latency = 0.08 * max(0, ENOUGH - cells) + 0.02 * max(0, PLENTY - cells)
-    return _cycles(nest, loads / cells) * waste + latency
+    latency = 0.02 * max(0, ENOUGH - cells) + 0.005 * max(0, PLENTY - cells)
+    cycles = max(1.0, loads / cells) + (LOADED * loads + FETCHED * lines) / cells
+    cycles = cycles * waste + TURN / _straight(nest, vector, chosen, order, taken, target)
+    outside = _outside(nest, vector, width, wide, target) if vector is not None else 0.0
+    return cycles + latency + outside
 
 
-def _is_missed(
+def _straight(
     nest: Nest,
-    access: Access,
+    vector: Expr | None,
     chosen: tuple[tuple[Expr, int], ...],
-    streamed: int,
+    order: list[Expr],
+    registers: int,
     target: Target,
-) -> bool:
-    """Whether what the copies load comes from the second cache: so many elements are `streamed` for
-    each step that a whole sum is too long for the first one, or all copies have one place there."""
-    steps = prod(a.arg[1] for a in nest.reduced if access.strides.get(a, 0) != 0)
-    if steps * streamed * access.itemsize > target.l1_bytes // 2:
-        return True
-    apart = [_step(access, a) for a, c in chosen if c >= WAYS]
-    return any(step >= PAGE and step % PAGE == 0 for step in apart)
+) -> int:
+    """Updates of accumulators that are written out one after the other: those of a step, and of
+    the innermost loops that are short."""
+    updates = prod(c for _, c in chosen)
+    loads = [x for x in nest.accesses if not x.stores]
+    copied = [a for a, c in chosen if c > 1 and a is not vector]
+    for axis in order:
+        trips = axis.arg[1]
+        if not is_straight(trips, trips * updates, 0, target.vector_registers):
+            break
+        shares = any(slides(x, a, axis) for x in loads for a in copied)
+        if shares and not is_straight(trips, trips * updates, registers, target.vector_registers):
+            break
+        updates *= trips
+    return updates
 
 
-def _lines_fetched(nest: Nest, access: Access, copies: dict[Expr, int], target: Target) -> float:
-    """Lines that come from the second cache in each step of a sum, for an operand of which single
-    elements are read: those of a whole sum, if the first cache does not hold them, and no copy of
-    it is made."""
-    if access.can_stage and across(nest, access, target):
-        return 0.0
-    lines, span, steps = 1.0, access.itemsize, 1
+def _lines(
+    nest: Nest,
+    tile: Tile,
+    access: Access,
+    vector: Expr | None,
+    chosen: tuple[tuple[Expr, int], ...],
+    target: Target,
+) -> float:
+    """Lines that come from the second cache in each step of a sum: those of a whole sum, if the
+    first one does not hold them. Where copies have one place there, it holds none."""
+    points: dict[int, int] = {}  # by distance
+    near = 0  # axes along which elements share lines
     for a in nest.axes:
-        points = a.arg[1] if a in nest.reduced else copies.get(a, 1)
-        steps *= a.arg[1] if a in nest.reduced else 1
         step = _step(access, a)
-        if step >= LINE:
-            lines *= points
-        else:
-            span += step * (points - 1)
-    lines *= 1.0 + (span - access.itemsize) / LINE
-    return lines / steps if lines * LINE > target.l1_bytes // 2 else 0.0
+        if step:
+            n = a.arg[1] if a in nest.reduced else dict(chosen).get(a, 1) * tile.lanes.get(a, 1)
+            points[step] = points.get(step, 0) + n - 1
+            near += step < LINE
+    if access.can_stage and _is_copied(nest, tile, access, vector, target):
+        lines = prod(n + 1 for n in points.values()) * access.itemsize / LINE
+    else:
+        lines = float(prod(n + 1 for step, n in points.items() if step >= LINE))
+        span = access.itemsize + sum(step * n for step, n in points.items() if step < LINE)
+        # windows begin anywhere
+        lines *= max(span / LINE, 1.0) if near < 2 else 1.0 + (span - access.itemsize) / LINE
+    apart = [_step(access, a) for a, c in chosen if c >= WAYS]
+    nowhere = any(step >= PAGE and step % PAGE == 0 for step in apart)
+    steps = prod(a.arg[1] for a in nest.reduced)
+    return lines / steps if nowhere or lines * LINE > target.l1_bytes // 2 else 0.0
+
+
+def _is_copied(nest: Nest, tile: Tile, access: Access, vector: Expr | None, target: Target) -> bool:
+    """Whether an operand lies in such a way that a copy of it is read."""
+    if vector is None or access.strides.get(vector, 0) == 0:
+        return across(nest, access, target)
+    return access.cost(vector, tile.lanes[vector]) > 1.0
 
 
 def across(nest: Nest, access: Access, target: Target) -> bool:
