@@ -307,7 +307,8 @@ def matmul_tile(m: int, n: int, k: int, kind: str = "seq") -> Function:
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(4, 24, 1), (8, 48, 17), (12, 61, 5), (4, 7, 3), (4, 25, 0)]
+    ("m", "n", "k"),
+    [(4, 24, 1), (8, 48, 17), (12, 61, 5), (4, 7, 3), (4, 25, 0), (4, 24, 16), (4, 30, 67)],
 )
 def test_a_matmul_tile(m: int, n: int, k: int) -> None:
     a, b = floats(max(m * k, 1)), floats(max(k * n, 1), 1)
@@ -319,9 +320,27 @@ def test_a_matmul_tile(m: int, n: int, k: int) -> None:
 
 def test_a_matmul_tile_is_one_load_per_operand_and_a_fused_multiply_add_per_cell() -> None:
     text = program(matmul_tile(4, 24, 9)).source
-    assert text.count("@llvm.fmuladd.v8f32(") == 12
-    assert text.count("load <8 x float>, ptr %v") - 2 * 12 == 3  # 12 cells read twice, 3 rows of B
-    assert text.count(" = load float, ptr") == 4
+    bodies = 4 + 1  # two turns of four iterations, and the ninth
+    assert text.count("@llvm.fmuladd.v8f32(") == bodies * 12
+    cells = (bodies + 1) * 12  # are read
+    assert text.count("load <8 x float>, ptr %v") - cells == bodies * 3  # rows of B
+    assert text.count(" = load float, ptr") == bodies * 4
+
+
+def test_iterations_that_share_loads_turn_one_by_one() -> None:
+    """Twelve sums leave no room for what two iterations over a window have in common."""
+    x, y, k = axis(0, 3), axis(1, 4), axis(2, 11)
+    tile = Tile(
+        (unroll(x), unroll(y)),
+        (
+            Accumulator("acc", F, Op.ADD, (x, y)),
+            seq(k, 11, Update("acc", load(0, F, x + k) * load(1, F, y * 11 + k))),
+            Put(2, x * 4 + y, var("acc", F)),
+        ),
+    )
+    function = Function("f", ((F, 14, False), (F, 44, False), (F, 12, True)), (), (tile,))
+    assert program(function).source.count("icmp slt") == 1
+    assert program(function).source.count("@llvm.fmuladd.f32(") == 12
 
 
 def softmax(rows: int, columns: int) -> Function:

@@ -22,6 +22,7 @@ from mygrad.codegen.llvm_memory import NONTEMPORAL, PREAMBLE, Array, Memory
 from mygrad.codegen.llvm_types import memory
 from mygrad.codegen.llvm_values import Emitter, Target, Value
 from mygrad.codegen.stmt import (
+    STRAIGHT,
     Accumulator,
     Barrier,
     Block,
@@ -45,6 +46,7 @@ from mygrad.helpers import prod, round_up
 from mygrad.ops import Op
 from mygrad.program import Target as Machine
 
+TURNS = 4  # iterations of a loop over sums that are written out before it turns, at most
 STACK_BYTES = 2 << 20  # scratch up to here is on the stack, which stays warm between calls
 
 
@@ -159,10 +161,10 @@ class _Renderer:
         em = self.emitter
         low, high = self._bound(loop.low), self._bound(loop.high)
         em.written(_writes(loop))
+        trips = _trips(loop)
         if loop.kind == "parallel":
             low, high = self._share(low, high)
-        elif loop.low.op is Op.CONST and loop.high.op is Op.CONST:
-            trips = loop.high.arg - loop.low.arg
+        elif trips is not None:
             # written out, short loops share the loads that their iterations have in common
             if trips <= 1 or self._is_straight(loop, trips):
                 for i in range(loop.low.arg, loop.high.arg):
@@ -170,14 +172,37 @@ class _Renderer:
                         em.define(loop.axis, Value([str(i)], "i64"))
                         self._block(loop.body)
                 return
-        self._loop_text(loop, low, high)
+            turns = self._turns(loop, trips)
+            if turns > 1:
+                middle = str(loop.high.arg - trips % turns)
+                self._loop_text(loop, low, middle, turns)
+                low = middle
+        if low != high:
+            self._loop_text(loop, low, high)
 
     def _is_straight(self, loop: Loop, trips: int) -> bool:
         """Whether a loop is written out: it holds a few updates of accumulators, and no more."""
+        found = self._updates(loop)
+        if found is None:
+            return False
+        updates, cells = found
+        return is_straight(trips, trips * updates, cells, self.target.vector_registers)
+
+    def _turns(self, loop: Loop, trips: int) -> int:
+        """Iterations of a loop that make a turn: one costs as much as some multiply-adds."""
+        found = self._updates(loop)
+        if found is None or found[1] or not found[0]:
+            return 1
+        turns = min(TURNS, STRAIGHT // found[0])
+        return turns if trips >= 2 * turns else 1
+
+    def _updates(self, loop: Loop) -> tuple[int, int] | None:
+        """Updates of accumulators in an iteration, and the vector registers of the accumulators if
+        iterations share loads, 0 if not; None for a loop that does more."""
         em, updates, shares = self.emitter, 0, False
         taken: dict[str, int] = {}  # vector registers of each accumulator
         unrolled = tuple(em.numbers)
-        work: list[tuple[Stmt, int, tuple[Expr, ...]]] = [(loop, 1, unrolled)]
+        work: list[tuple[Stmt, int, tuple[Expr, ...]]] = [(s, 1, unrolled) for s in loop.body]
         while work:
             s, times, axes = work.pop()
             if isinstance(s, Update) and s.name in self.accumulators.cells:
@@ -188,15 +213,14 @@ class _Renderer:
             elif isinstance(s, Tile):
                 inner = (t.axis for t in s.axes if t.kind == "unroll")
                 work += [(one, times, (*axes, *inner)) for one in s.body]
-            elif isinstance(s, Loop) and s.low.op is s.high.op is Op.CONST:
-                times *= max(s.high.arg - s.low.arg, 0)
-                work += [(one, times, axes) for one in s.body]
+            elif isinstance(s, Loop) and (trips := _trips(s)) is not None:
+                work += [(one, times * max(trips, 0), axes) for one in s.body]
             else:
-                return False
-        cells = sum(taken.values()) if shares else 0
-        return is_straight(trips, updates, cells, self.target.vector_registers)
+                return None
+        return updates, sum(taken.values()) if shares else 0
 
-    def _loop_text(self, loop: Loop, low: str, high: str) -> None:
+    def _loop_text(self, loop: Loop, low: str, high: str, turns: int = 1) -> None:
+        """`turns` iterations at a time."""
         em, at = self.emitter, self.emitter.label("loop")
         index, following, again = em.name(), em.name(), em.name()
         lines: list[str] = []
@@ -206,9 +230,14 @@ class _Renderer:
             and loop.high.low is not None
             and (loop.low.high < loop.high.low)
         )
-        with em.scope(lines, sure):
-            em.define(loop.axis, Value([index], "i64"))
-            self._block(loop.body)
+        for turn in range(turns):
+            with em.scope(lines, sure):
+                number = index
+                if turn:
+                    number = em.name()
+                    lines.append(f"  {number} = add nsw i64 {index}, {turn}\n")
+                em.define(loop.axis, Value([number], "i64"))
+                self._block(loop.body)
         enter = f"  br label %{at}.body\n"
         if not sure:
             enter = (
@@ -222,7 +251,7 @@ class _Renderer:
         em.lines.extend(lines)
         em.lines.append(
             f"  br label %{at}.next\n{at}.next:\n"
-            f"  {following} = add nsw i64 {index}, 1\n"
+            f"  {following} = add nsw i64 {index}, {turns}\n"
             f"  {again} = icmp slt i64 {following}, {high}\n"
             f"  br i1 {again}, label %{at}.body, label %{at}.exit\n{at}.exit:\n"
         )
@@ -294,11 +323,21 @@ _STATEMENTS: dict[type, Callable[[_Renderer, Any], None]] = {
 # --- questions about statements ------------------------------------------------------------------
 
 
+def _trips(loop: Loop) -> int | None:
+    """Iterations of a loop, where they are known."""
+    known = loop.low.op is Op.CONST and loop.high.op is Op.CONST
+    return loop.high.arg - loop.low.arg if known else None
+
+
 def _slides(value: Expr, along: Expr, axes: Iterable[Expr]) -> bool:
     """Whether the next iteration along an axis loads again what copies along other axes load."""
     indices = [e.src[0] for e in toposort([value]) if e.op is Op.LOAD]
-    steps = [(stride(i, along), [stride(i, a) for a in axes]) for i in indices]
-    return any(step and (step in others or -step in others) for step, others in steps)
+    steps = [(stride(i, along), {a: stride(i, a) for a in axes}) for i in indices]
+    return any(
+        step and other and step % other == 0 and abs(step // other) < a.arg[1]
+        for step, others in steps
+        for a, other in others.items()
+    )
 
 
 def _inside(statement: Stmt) -> Block:
