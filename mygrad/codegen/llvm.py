@@ -165,36 +165,32 @@ class _Renderer:
         if loop.kind == "parallel":
             low, high = self._share(low, high)
         elif trips is not None:
-            # written out, short loops share the loads that their iterations have in common
-            if trips <= 1 or self._is_straight(loop, trips):
+            at_once = self._at_once(loop, trips)
+            if at_once >= trips:
                 for i in range(loop.low.arg, loop.high.arg):
                     with em.scope(em.lines, sure=True):
                         em.define(loop.axis, Value([str(i)], "i64"))
                         self._block(loop.body)
                 return
-            turns = self._turns(loop, trips)
-            if turns > 1:
-                middle = str(loop.high.arg - trips % turns)
-                self._loop_text(loop, low, middle, turns)
+            if at_once > 1:
+                middle = str(loop.high.arg - trips % at_once)
+                self._loop_text(loop, low, middle, at_once)
                 low = middle
         if low != high:
             self._loop_text(loop, low, high)
 
-    def _is_straight(self, loop: Loop, trips: int) -> bool:
-        """Whether a loop is written out: it holds a few updates of accumulators, and no more."""
-        found = self._updates(loop)
+    def _at_once(self, loop: Loop, trips: int) -> int:
+        """Iterations that are written out one after the other. A loop over sums that is short is
+        written out: its iterations share loads. A long one makes turns of a few iterations, if they
+        share none: a turn costs as much as some multiply-adds."""
+        found = self._updates(loop) if trips > 1 else None
         if found is None:
-            return False
-        updates, cells = found
-        return is_straight(trips, trips * updates, cells, self.target.vector_registers)
-
-    def _turns(self, loop: Loop, trips: int) -> int:
-        """Iterations of a loop that make a turn: one costs as much as some multiply-adds."""
-        found = self._updates(loop)
-        if found is None or found[1] or not found[0]:
             return 1
-        turns = min(TURNS, STRAIGHT // found[0])
-        return turns if trips >= 2 * turns else 1
+        updates, cells = found
+        if is_straight(trips, trips * updates, cells, self.target.vector_registers):
+            return trips
+        turn = min(TURNS, STRAIGHT // updates) if updates and not cells else 1
+        return max(turn, 1) if trips >= 2 * turn else 1
 
     def _updates(self, loop: Loop) -> tuple[int, int] | None:
         """Updates of accumulators in an iteration, and the vector registers of the accumulators if

@@ -20,7 +20,7 @@ SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
 SKIPPED = 3.0  # loading every other element: two vectors and a shuffle
 LINE = 64  # bytes of a line of a cache
 FETCHED = 0.25  # what a line costs a tile that comes from the second cache
-MANY = 8  # vectors along an axis
+MANY = 8  # vectors along an axis, from which on the one with a mask does not count
 TURN = 2.0  # what a turn of the loop around a tile costs
 RIVAL = 2.0  # times the cost of the best vector axis, up to which tiles of others are looked at
 STRIDED_STORE = (
@@ -285,28 +285,26 @@ def tile_of(
 ) -> None:
     """Choose what is not chosen yet about the axes of a nest; writes it into `tile`. Axes that are
     `fixed` run in order, those that are `scalar` have no lanes."""
-    vectors: list[Expr | None] = [a for a in nest.axes if a in tile.lanes]
-    trials = [tile]
-    if not vectors:
-        vectors = list(_vector_axes(nest, scalar, target)) or [None]
-        trials = [_with_lanes(nest, tile, a, target) for a in vectors]
+    known = next((a for a in nest.axes if a in tile.lanes), None)
+    vectors = [known] if known is not None else _vector_axes(nest, scalar, target)
+    trials = [_with_lanes(nest, tile, a, target) for a in vectors]
+    best, first = trials[0], vectors[0]
     copied = any(tile.copies.get(a, 1) > 1 for a in nest.axes)
-    pairs = list(zip(vectors, trials, strict=True))
-    if copied or nest.scanned or vectors[0] in fixed:
-        tile.lanes = trials[0].lanes
-    elif nest.reduced:
-        pairs = [(a, t) for a, t in pairs if a not in fixed]
-        best = min(_register_tile(nest, t, a, fixed, target) for a, t in pairs)
-        tile.lanes, tile.copies, tile.runs = best.tile.lanes, best.tile.copies, best.tile.runs
-    elif vectors[0] is not None:
-        tile.lanes = trials[0].lanes
-        tile.copies[vectors[0]] = _copies(nest, vectors[0], tile.lanes[vectors[0]], 4)
+    free = not copied and not nest.scanned and first not in fixed
+    if free and nest.reduced:
+        pairs = [(a, t) for a, t in zip(vectors, trials, strict=True) if a not in fixed]
+        costs = [_register_tile(nest, t, a, fixed, target) for a, t in pairs]
+        best = pairs[costs.index(min(costs))][1]
+    elif free and first is not None:
+        best.copies[first] = _copies(nest, first, best.lanes[first], 4)
+    tile.lanes, tile.copies, tile.runs = best.lanes, best.copies, best.runs
 
 
 def _with_lanes(nest: Nest, tile: Tile, axis: Expr | None, target: Target) -> Tile:
+    """A copy of a tile in which an axis has lanes."""
     lanes = dict(tile.lanes)
     if axis is not None:
-        lanes[axis] = min(_lanes(nest, target), power_of_two(axis.arg[1]))
+        lanes.setdefault(axis, min(_lanes(nest, target), power_of_two(axis.arg[1])))
     return Tile(lanes, dict(tile.copies), dict(tile.runs))
 
 
@@ -316,9 +314,9 @@ def _lanes(nest: Nest, target: Target) -> int:
     return max(min(lanes, MAX_LANES.get(target.language, 64)), 1)
 
 
-def _vector_axes(nest: Nest, scalar: frozenset[Expr], target: Target) -> list[Expr]:
-    """The axis along which a point costs least, if scalars are not as good; then, for a reduction,
-    those beside it whose register tile may be better."""
+def _vector_axes(nest: Nest, scalar: frozenset[Expr], target: Target) -> list[Expr | None]:
+    """The axis along which a point costs least, None where scalars are as good; then, for a
+    reduction, those beside it whose register tile may be better."""
     lanes = _lanes(nest, target)
     shared = [nest.shared(x) for x in nest.accesses]
     least = 0.95 * _cycles(nest, sum(1.0 / s for s in shared))
@@ -343,8 +341,10 @@ def _vector_axes(nest: Nest, scalar: frozenset[Expr], target: Target) -> list[Ex
             cost += sum(x.cost(a, width) for x in nest.results) / once
         found.append((cost / points, a))
     found = sorted((f for f in found if f[0] < least - 1e-9), key=lambda f: f[0])
-    if not found or not nest.reduced or found[0][1] in nest.reduced:
-        return [a for _, a in found[:1]]
+    if not found:
+        return [None]
+    if not nest.reduced or found[0][1] in nest.reduced:
+        return [found[0][1]]
     return [a for cost, a in found if a not in nest.reduced and cost <= RIVAL * found[0][0]]
 
 
@@ -371,19 +371,11 @@ def _copies(nest: Nest, axis: Expr, lanes: int, wanted: int) -> int:
     return min(wanted, vectors) if vectors >= 4 * wanted or vectors <= wanted else 1
 
 
-@dataclass(order=True)
-class Choice:
-    """A register tile and what it costs."""
-
-    cost: float
-    tile: Tile = field(compare=False)
-
-
 def _register_tile(
     nest: Nest, tile: Tile, vector: Expr | None, fixed: frozenset[Expr], target: Target
-) -> Choice:
+) -> float:
     """Copies of output axes that share loads, as many as there are registers; without any, several
-    accumulators along the vector. Writes them into `tile`."""
+    accumulators along the vector. Writes them into `tile`; what a point costs then."""
     spatial = [a for a in nest.axes if a not in nest.reduced and a not in fixed and a is not vector]
     loads = [a for a in nest.accesses if not a.stores]
     shared = [a for a in spatial if any(x.strides.get(a, 0) == 0 for x in loads) and len(loads) > 1]
@@ -409,7 +401,7 @@ def _register_tile(
             tile.copies[row] = ROWS
         else:
             tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
-    return Choice(costs[best] / tile.lanes.get(vector, 1) if vector else costs[best], tile)
+    return costs[best] / (tile.lanes[vector] if vector is not None else 1)
 
 
 def _candidates(
@@ -465,7 +457,7 @@ def _tile_cost(
         return 1e9 + cells
     wide = prod(c for a, c in chosen if a is vector)
     trips = ceildiv(order[0].arg[1], tile.lanes.get(order[0], 1))
-    loads, lines, live, spare = 0.0, 0.0, 0, SPARE
+    loads, live, spare = 0.0, 0, SPARE
     for access in nest.accesses:
         if access.stores:
             continue
@@ -473,7 +465,6 @@ def _tile_cost(
         along = 1.0
         if vector is not None:
             along, _ = nest.packed_cost(access, vector, width, target, wide)
-        lines += _lines(nest, tile, access, vector, chosen, target)
         again = _met_again(access, order[0], chosen, taken, target) if along == SPLAT else 1
         if again > 1:
             spare = max(spare, made - 1)  # the register of the first one takes the next
@@ -492,6 +483,8 @@ def _tile_cost(
     waste = math.prod((1.0 + ceildiv(n, size) * size / n) / 2 for n, size in sizes)
     if vector in nest.reduced:  # several vectors are in flight anyway; copies must spare loads
         return (0.5 + loads / cells) * waste * (1.0 + CROWD * cells)
+    reads = [x for x in nest.accesses if not x.stores]
+    lines = sum(_lines(nest, tile, x, vector, chosen, target) for x in reads)
     latency = 0.02 * max(0, ENOUGH - cells) + 0.005 * max(0, PLENTY - cells)
     cycles = max(1.0, loads / cells) + (LOADED * loads + FETCHED * lines) / cells
     cycles = cycles * waste + TURN / _straight(nest, vector, chosen, order, taken, target)
@@ -533,12 +526,13 @@ def _lines(
 ) -> float:
     """Lines that come from the second cache in each step of a sum: those of a whole sum, if the
     first one does not hold them. Where copies have one place there, it holds none."""
+    copies = dict(chosen)
     points: dict[int, int] = {}  # by distance
     near = 0  # axes along which elements share lines
     for a in nest.axes:
         step = _step(access, a)
         if step:
-            n = a.arg[1] if a in nest.reduced else dict(chosen).get(a, 1) * tile.lanes.get(a, 1)
+            n = a.arg[1] if a in nest.reduced else copies.get(a, 1) * tile.lanes.get(a, 1)
             points[step] = points.get(step, 0) + n - 1
             near += step < LINE
     if access.can_stage and _is_copied(nest, tile, access, vector, target):
