@@ -327,6 +327,34 @@ def test_a_matmul_tile_is_one_load_per_operand_and_a_fused_multiply_add_per_cell
     assert text.count(" = load float, ptr") == bodies * 4
 
 
+def test_operands_of_a_tile_are_loaded_when_they_are_needed() -> None:
+    """Of a tile of 4 x 24, a step has the columns and one row at a time: with all rows at once,
+    large tiles would not fit into registers."""
+    text = program(matmul_tile(4, 24, 9)).source
+    first, *rows = text.split(" = load float, ptr")
+    assert [row.count("@llvm.fmuladd") for row in rows] == [3] * len(rows)
+    assert "@llvm.fmuladd" not in first.split("define")[-1]
+
+
+def test_an_update_reads_its_own_cells_as_they_were() -> None:
+    """Every cell takes the old value of the first one."""
+    x = axis(0, 3)
+    first = var("acc", F)
+    function = Function(
+        "f",
+        ((F, 3, False), (F, 3, True)),
+        (),
+        (
+            Accumulator("acc", F, Op.ADD, ()),
+            Update("acc", const(2.0, F)),
+            Tile((unroll(x),), (Update("acc", first + load(0, F, x)),)),
+            Put(1, const(0), first),
+        ),
+    )
+    got = run(function, [np.array([1, 10, 100], np.float32), np.zeros(3, np.float32)])[1]
+    assert got[0] == 2 + 3 * 2 + 111
+
+
 def test_iterations_that_share_loads_turn_one_by_one() -> None:
     """Twelve sums leave no room for what two iterations over a window have in common."""
     x, y, k = axis(0, 3), axis(1, 4), axis(2, 11)

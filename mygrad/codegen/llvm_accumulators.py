@@ -4,6 +4,7 @@ their vector axis. The pass `sroa` turns them into registers.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from itertools import product
 from operator import mul
@@ -116,15 +117,20 @@ class Accumulators:
             and (update.value.op is Op.MUL and update.value not in em.values)
         )
         sources = update.value.src if fused else (update.value,)
+        begin = len(em.lines)
         values = [em.widen(em.evaluate(source), cells.lanes) for source in sources]
         axes = em.merge([tuple(sorted(em.numbers.values()))])
         active = em.active if em.lane_axis is not None else min(cells.lanes, 1)
         text = _update_text(cells.op, cells.dtype, cells.lanes, fused, active)
         pointers = em.spread(self._current(cells, cells.names, cells.axes), axes)
-        for pointer, *row in zip(pointers, *(em.spread(v, axes) for v in values), strict=True):
-            em.lines.append(
-                text.format(r=em.name(), p=pointer, **dict(zip("bc", row, strict=False)))
-            )
+        steps = [
+            text.format(r=em.name(), p=pointer, **dict(zip("bc", row, strict=False)))
+            for pointer, *row in zip(pointers, *(em.spread(v, axes) for v in values), strict=True)
+        ]
+        if any(key(update.name) in v.reads for v in values):  # the cells as they were before
+            em.lines.extend(steps)
+        else:
+            em.lines[begin:] = _as_late_as_possible(em.lines[begin:], steps)
         em.written((key(update.name),))
 
     def running(self, running: Running) -> None:
@@ -216,6 +222,31 @@ class Accumulators:
 
 _ACROSS = {Op.ADD: ("add", "fadd"), Op.MUL: ("mul", "fmul"), Op.MAX: ("smax", "")}
 _ACROSS_BOOL = {Op.ADD: "or", Op.MUL: "and", Op.MAX: "or"}
+
+
+def _as_late_as_possible(lines: list[str], steps: list[str]) -> list[str]:
+    """The steps, each behind those lines that it is the first one to need: LLVM keeps about the
+    order that it is given, and has no registers for the operands of a whole tile.
+
+    a0 = load    a1 = load    b = load       ->    a0 = load    b = load    c0 += a0 * b
+    c0 += a0 * b    c1 += a1 * b                   a1 = load    c1 += a1 * b
+    """
+    waiting = {name: line for line in lines for name in _DEFINED.findall(line)}
+    ordered: dict[str, None] = {}
+
+    def put(line: str) -> None:
+        for name in _NAME.findall(line):
+            if needed := waiting.pop(name, ""):
+                put(needed)
+        ordered[line] = None
+
+    for line in (*steps, *lines):
+        put(line)
+    return list(ordered)
+
+
+_NAME = re.compile(r"%v\d+")
+_DEFINED = re.compile(r"^  (%v\d+)\S* =", re.MULTILINE)
 
 
 def key(accumulator: str) -> str:
