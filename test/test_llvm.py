@@ -336,6 +336,48 @@ def test_operands_of_a_tile_are_loaded_when_they_are_needed() -> None:
     assert "@llvm.fmuladd" not in first.split("define")[-1]
 
 
+@pytest.mark.parametrize("columns_first", [True, False])
+def test_the_longer_operand_of_a_tile_goes_through_one_register(columns_first: bool) -> None:
+    """Two columns and seven rows: each row is met by both columns before the next one is loaded,
+    in whatever order the axes of the tile are."""
+    row, column, lane, k = axis(0, 7), axis(1, 2), axis(2, 8), axis(3, 50)
+    outer = (unroll(column), unroll(row)) if columns_first else (unroll(row), unroll(column))
+    product = load(0, F, k * 7 + row) * load(1, F, k * 16 + column * 8 + lane)
+    body = (
+        Accumulator("acc", F, Op.ADD, (row, column, lane)),
+        seq(k, 50, Update("acc", product)),
+        Put(2, row * 16 + column * 8 + lane, var("acc", F)),
+    )
+    buffers = ((F, 350, False), (F, 800, False), (F, 112, True))
+    function = Function("f", buffers, (), (Tile((*outer, vector(lane)), body),))
+    text = program(function).source
+    _, *rows = text.split(" = load float, ptr")
+    assert [one.count("@llvm.fmuladd") for one in rows] == [2] * len(rows)
+    a, b = floats(350), floats(800, 1)
+    got = run(function, [a, b, np.zeros(112, np.float32)])[2].reshape(7, 16)
+    np.testing.assert_allclose(got, a.reshape(50, 7).T @ b.reshape(50, 16), rtol=1e-4, atol=1e-5)
+
+
+def test_sums_of_lanes_that_nobody_reads_are_not_masked() -> None:
+    """Only a sum over the lanes themselves has to leave out those that do not exist."""
+    lane, k = axis(0, 8), axis(1, 9)
+    for reduced, selects in ((False, 0), (True, 1)):
+        out = var("all", F) if reduced else var("acc", F)
+        body = (
+            Accumulator("acc", F, Op.ADD, (lane,)),
+            seq(k, 9, Update("acc", load(0, F, k * 5 + lane))),
+            *((Combine("all", "acc", (lane,)),) if reduced else ()),
+            Put(1, lane, out),
+        )
+        buffers = ((F, 45, False), (F, 5, True))
+        function = Function("f", buffers, (), (Tile((vector(lane, 5),), body),))
+        assert (" select " in program(function).source) == bool(selects)
+        x = floats(45)
+        got = run(function, [x, np.zeros(5, np.float32)])[1]
+        want = x.reshape(9, 5).sum(0)
+        np.testing.assert_allclose(got, want.sum() if reduced else want, rtol=1e-5)
+
+
 def test_an_update_reads_its_own_cells_as_they_were() -> None:
     """Every cell takes the old value of the first one."""
     x = axis(0, 3)

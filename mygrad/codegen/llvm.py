@@ -71,7 +71,9 @@ class _Renderer:
         self.declared: set[Scratch] = set()
         self.stack_bytes = 0
         self.tiles = False  # whether tile registers of AMX are used
-        self.accumulators = Accumulators(self.emitter, _vector_axes(function.body), self.entry)
+        vectors = _vector_axes(function.body)
+        across = _combined_across(function.body, vectors)
+        self.accumulators = Accumulators(self.emitter, vectors, across, self.entry)
         self.emitter.leaf[Op.PARAM] = self._param
 
     def module(self) -> str:
@@ -368,6 +370,17 @@ def _vector_axes(block: Block) -> frozenset[Expr]:
         work += _inside(one)
         if isinstance(one, Tile):
             found |= {t.axis for t in one.axes if t.kind == "vector"}
+    return frozenset(found)
+
+
+def _combined_across(block: Block, vectors: frozenset[Expr]) -> frozenset[str]:
+    """The accumulators whose lanes are combined with each other."""
+    found, work = set(), list(block)
+    while work:
+        one = work.pop()
+        work += _inside(one)
+        if isinstance(one, Combine) and not vectors.isdisjoint(one.axes):
+            found.add(one.accumulator)
     return frozenset(found)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from itertools import product
+from itertools import permutations, product
 from operator import mul
 from typing import NamedTuple
 
@@ -39,11 +39,18 @@ class _Cells(NamedTuple):
 
 
 class Accumulators:
-    """The accumulators in scope. `vectors` are the axes of the function that are lanes of vectors;
-    cells are made at the start of the function, by lines of `entry`."""
+    """The accumulators in scope. `vectors` are the axes of the function that are lanes of vectors,
+    `across` names the accumulators whose lanes are combined; cells are made at the start of the
+    function, by lines of `entry`."""
 
-    def __init__(self, emitter: Emitter, vectors: frozenset[Expr], entry: list[str]) -> None:
-        self.emitter, self.vectors, self.entry = emitter, vectors, entry
+    def __init__(
+        self,
+        emitter: Emitter,
+        vectors: frozenset[Expr],
+        across: frozenset[str],
+        entry: list[str],
+    ) -> None:
+        self.emitter, self.vectors, self.across, self.entry = emitter, vectors, across, entry
         self.cells: dict[str, _Cells] = {}
         emitter.leaf[Op.VAR] = self.current
 
@@ -121,6 +128,8 @@ class Accumulators:
         values = [em.widen(em.evaluate(source), cells.lanes) for source in sources]
         axes = em.merge([tuple(sorted(em.numbers.values()))])
         active = em.active if em.lane_axis is not None else min(cells.lanes, 1)
+        if update.name not in self.across:
+            active = cells.lanes  # nobody reads the others
         text = _update_text(cells.op, cells.dtype, cells.lanes, fused, active)
         pointers = em.spread(self._current(cells, cells.names, cells.axes), axes)
         steps = [
@@ -130,6 +139,9 @@ class Accumulators:
         if any(key(update.name) in v.reads for v in values):  # the cells as they were before
             em.lines.extend(steps)
         else:
+            extents = tuple(em.extents[number] for number in axes)
+            along = tuple(tuple(number in v.axes for number in axes) for v in values)
+            steps = [steps[i] for i in _order_of_cells(extents, along)]
             em.lines[begin:] = _as_late_as_possible(em.lines[begin:], steps)
         em.written((key(update.name),))
 
@@ -222,6 +234,27 @@ class Accumulators:
 
 _ACROSS = {Op.ADD: ("add", "fadd"), Op.MUL: ("mul", "fmul"), Op.MAX: ("smax", "")}
 _ACROSS_BOOL = {Op.ADD: "or", Op.MUL: "and", Op.MAX: "or"}
+
+
+@cache
+def _order_of_cells(extents: tuple[int, ...], along: tuple[tuple[bool, ...], ...]) -> list[int]:
+    """The cells of a tile, by their numbers in row-major order, so that few operands are needed at
+    the same time; `along` says for each operand which axes it depends on.
+
+    2 columns, 14 rows: by columns, the 14 rows wait for the second column; by rows, 2 columns wait
+    """
+
+    def waiting(order: tuple[int, ...]) -> int:
+        total = 0
+        for depends in along:
+            again = next((n for n, axis in enumerate(order) if not depends[axis]), len(order))
+            total += prod(extents[axis] for axis in order[again:] if depends[axis])
+        return total
+
+    best = min(permutations(range(len(extents))), key=waiting)
+    steps = strides_of(extents)
+    points = product(*(range(extents[axis]) for axis in best))
+    return [sum(steps[axis] * i for axis, i in zip(best, p, strict=True)) for p in points]
 
 
 def _as_late_as_possible(lines: list[str], steps: list[str]) -> list[str]:
