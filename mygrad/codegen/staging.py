@@ -24,6 +24,7 @@ NEARLY = 1.1  # of the least that is copied: rather a copy further in, which tak
 ROWS = 16  # second caches that a copy of rows may take up
 OFTEN = 256  # times that an element must be read for a copy of rows that only fall on each other
 USES = 16  # times that a copied element must be read at least
+VISITS = 4  # tiles that must read a copy of rows: in place, a tile of them shares lines
 
 
 def stages_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> list[Stage]:
@@ -144,7 +145,7 @@ def _stage(
         trips = prod(p.extent for p in again if not p.is_tile)
         run = prod(p.extent for p in layout if access.strides.get(p.root) == 1) * access.itemsize
         copied = size * (1.0 + LINE / max(run, 1)) * prod(p.extent for p in loops[:n])
-        if not layout or trips <= 1 or uses < least_uses or size > room:
+        if not layout or trips < (VISITS if spread else 2) or uses < least_uses or size > room:
             continue
         layout.sort(key=lambda p: p.is_tile)
         names = tuple(p.name for p in layout)
