@@ -38,7 +38,7 @@ from mygrad.codegen.blocking import blocks_of
 from mygrad.codegen.keeping import keeps, repeats
 from mygrad.codegen.prepare import BLOCK
 from mygrad.codegen.staging import copying, scattered, stages_of
-from mygrad.codegen.tiling import LINE, Access, Nest, Tile, across, nests_of, tile_of
+from mygrad.codegen.tiling import LINE, PANEL, Access, Nest, Tile, across, nests_of, tile_of
 from mygrad.codegen.traffic import cheapest_order
 from mygrad.expr import Expr, free_axes, toposort
 from mygrad.helpers import busy, ceildiv, prod
@@ -49,7 +49,6 @@ from mygrad.program import Target
 SMALL = 10_000  # operations below which one thread is faster than several
 LONG = 6  # operations after a reduction that are not repeated for every copy of a tile
 FEW = 4  # copies up to which they are
-PANEL = 512  # steps of a reduction, at most, that are done for all outputs before the next ones
 NEAR = 5  # times the rows of a tile that the first cache holds
 STREAMED = 4  # second caches that an output must be larger than to be written past them
 KEPT = 8 << 20  # bytes that some cache keeps on any machine
@@ -103,8 +102,7 @@ class Plan:
         taken += divisions
         scheduled = apply(scheduled, divisions)
         order = self.blocked([p.name for p in self.order(scheduled)], blocks, scheduled)
-        if not blocks:
-            order = self.cheapest(order, scheduled)
+        order = self.cheapest(order, bool(blocks), scheduled)
         if outermost:  # partial results wait in the output
             order = (outermost + "o", *(n for n in order if n != outermost + "o"))
         if order != tuple(p.name for p in scheduled.loops):
@@ -206,8 +204,11 @@ class Plan:
         first = next(shared, 0)
         return (*order[:first], *outer, *order[first:])
 
-    def cheapest(self, order: tuple[str, ...], scheduled: Schedule) -> tuple[str, ...]:
-        """The order in which the loops around the heaviest reduction move fewest bytes."""
+    def cheapest(
+        self, order: tuple[str, ...], in_blocks: bool, scheduled: Schedule
+    ) -> tuple[str, ...]:
+        """The order in which the loops around the heaviest reduction move fewest bytes. The order
+        of blocks of rows and of columns stays as it is, where there are no further axes."""
         if not self.nests or not self.nests[0].reduced:
             return order
         nest, loops = self.nests[0], [scheduled.loop(name) for name in order]
@@ -218,7 +219,7 @@ class Plan:
             if p.kind == "seq" and p.root in self.kernel.axes and p.root in nest.axes
             if needed[p.root] == max(needed.values()) and p.root not in self.fixed
         ]
-        if len(around) < 2:
+        if len(around) < 2 or (in_blocks and len(nest.axes) <= 2 + len(nest.reduced)):
             return order
         body = {a: self.tile.size(a) for a in nest.axes}
         for p in loops[around[-1] + 1 :]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
-from mygrad.codegen.tiling import LINE, Access, Nest, Tile, across, room_of, slides
+from mygrad.codegen.tiling import LINE, Access, Nest, Tile, across, pages_apart, room_of, slides
 from mygrad.expr import Expr
 from mygrad.helpers import ceildiv, prod
 from mygrad.program import Target
@@ -24,7 +24,7 @@ NEARLY = 1.1  # of the least that is copied: rather a copy further in, which tak
 ROWS = 16  # second caches that a copy of rows may take up
 OFTEN = 256  # times that an element must be read for a copy of rows that only fall on each other
 USES = 16  # times that a copied element must be read at least
-VISITS = 4  # tiles that must read a copy of rows: in place, a tile of them shares lines
+VISITS = 4  # tiles that must read a copy of rows, unless every row of it is on a page of its own
 
 
 def stages_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> list[Stage]:
@@ -126,6 +126,7 @@ def _stage(
     spread = all(access.strides.get(p.root, 0) == 0 for p in loops if p.kind == "vector")
     room = ROWS * target.l2_bytes if spread else room_of(target)
     least_uses = USES
+    least_trips = VISITS if spread and not pages_apart(nest, access, target) else 2
     if spread and not across(nest, access, target):
         least_uses = OFTEN
         if any(p.kind == "parallel" and access.strides.get(p.root, 0) == 0 for p in loops):
@@ -145,7 +146,7 @@ def _stage(
         trips = prod(p.extent for p in again if not p.is_tile)
         run = prod(p.extent for p in layout if access.strides.get(p.root) == 1) * access.itemsize
         copied = size * (1.0 + LINE / max(run, 1)) * prod(p.extent for p in loops[:n])
-        if not layout or trips < (VISITS if spread else 2) or uses < least_uses or size > room:
+        if not layout or trips < least_trips or uses < least_uses or size > room:
             continue
         layout.sort(key=lambda p: p.is_tile)
         names = tuple(p.name for p in layout)

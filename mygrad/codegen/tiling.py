@@ -16,6 +16,7 @@ from mygrad.kernel import Kernel, roots_of, store_axes
 from mygrad.ops import ALU, TRANSCENDENTAL, Op
 from mygrad.program import Target
 
+PANEL = 512  # steps of a sum, at most, that are done for all results before the next ones
 SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
 SKIPPED = 3.0  # loading every other element: two vectors and a shuffle
 LINE = 64  # bytes of a line of a cache
@@ -32,8 +33,10 @@ VECTORS = (1, 2, 3, 4)
 SECOND = (1, 2, 4)
 ROWS = 8  # read at a time where they come from memory
 LOADS = 0.25  # what a load costs beside a multiply-add, of which a cycle does as many
-LOADED = 0.05  # the same in a register tile
+LOADED = 0.05  # the same in a register tile,
+LOADED_LINE = 0.15  # and where a vector is a whole line of the cache
 FIRST = 3  # axes of which there may be many copies in a tile
+TURNED = 2.0  # times its share that a vector costs which is stored as a part of rows
 COPY = 0.5  # what it costs to load and place an element of a copy, many of which overlap
 SPARE = 2  # registers for a spread scalar and a constant
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
@@ -423,12 +426,30 @@ def _candidates(
     return found
 
 
-def _outside(nest: Nest, vector: Expr, width: int, wide: int, target: Target) -> float:
+def _outside(
+    nest: Nest, vector: Expr, width: int, chosen: tuple[tuple[Expr, int], ...], target: Target
+) -> float:
     """What an operation costs outside of the sum: its share of copies, and of the results."""
-    copies = (nest.packed_cost(x, vector, width, target, wide)[1] for x in nest.accesses)
+    wide = prod(c for a, c in chosen if a is vector)
+    copies = [nest.packed_cost(x, vector, width, target, wide)[1] for x in nest.accesses]
+    for x in nest.accesses:
+        if x.strides.get(vector, 0) == 0 and pages_apart(nest, x, target):
+            uses = prod(a.arg[1] for a in nest.axes if a not in nest.reduced and not _step(x, a))
+            copies.append(COPY * width / uses)
     parts = max(LINE // (width * wide * nest.itemsize), 1)  # of a line that are written apart
-    results = sum(parts * x.cost(vector, width) for x in nest.results)
-    return sum(copies) + results / prod(a.arg[1] for a in nest.reduced)
+    results = parts * sum(_stored(x, vector, width, chosen) for x in nest.results)
+    steps = prod(a.arg[1] for a in nest.reduced)
+    if steps > PANEL and len(nest.reduced) == 1:  # panels, of half as many steps or more, add up
+        results, steps = 2 * results, PANEL // 2
+    return sum(copies) + results / steps
+
+
+def _stored(store: Access, vector: Expr, width: int, chosen: tuple[tuple[Expr, int], ...]) -> float:
+    """What a vector of results costs. Copies that lie side by side in memory are turned in
+    registers, and written as parts of rows."""
+    alone = store.cost(vector, width)
+    beside = prod(c for a, c in chosen if a is not vector and store.strides.get(a, 0) == 1)
+    return min(alone, max(TURNED * alone / beside, float(width.bit_length())))
 
 
 def _from_memory(nest: Nest, axis: Expr, target: Target) -> bool:
@@ -479,17 +500,27 @@ def _tile_cost(
         spare += 1  # the mask of the last vector, where that is not one of many
     if taken + min(live, 4) * (taken // cells) + spare > target.vector_registers:
         return 1e9 + cells
-    sizes = [(a.arg[1], c * tile.lanes.get(a, 1)) for a, c in chosen]
-    waste = math.prod((1.0 + ceildiv(n, size) * size / n) / 2 for n, size in sizes)
+    waste = _waste(tile, vector, chosen)
     if vector in nest.reduced:  # several vectors are in flight anyway; copies must spare loads
         return (0.5 + loads / cells) * waste * (1.0 + CROWD * cells)
     reads = [x for x in nest.accesses if not x.stores]
     lines = sum(_lines(nest, tile, x, vector, chosen, target) for x in reads)
     latency = 0.02 * max(0, ENOUGH - cells) + 0.005 * max(0, PLENTY - cells)
-    cycles = max(1.0, loads / cells) + (LOADED * loads + FETCHED * lines) / cells
+    loaded = LOADED if target.vector_bytes < LINE else LOADED_LINE
+    cycles = max(1.0, loads / cells) + (loaded * loads + FETCHED * lines) / cells
     cycles = cycles * waste + TURN / _straight(nest, vector, chosen, order, taken, target)
-    outside = _outside(nest, vector, width, wide, target) if vector is not None else 0.0
+    outside = _outside(nest, vector, width, chosen, target) if vector is not None else 0.0
     return cycles + latency + outside
+
+
+def _waste(tile: Tile, vector: Expr | None, chosen: tuple[tuple[Expr, int], ...]) -> float:
+    """How much longer ragged axes take: the last vector as long as the others, and a last tile of
+    fewer copies as long as half of it and half of a whole one."""
+    counts = [(ceildiv(a.arg[1], tile.lanes.get(a, 1)), c) for a, c in chosen]
+    waste = math.prod((1.0 + ceildiv(n, c) * c / n) / 2 for n, c in counts)
+    if vector is None:
+        return waste
+    return waste * ceildiv(vector.arg[1], tile.lanes[vector]) * tile.lanes[vector] / vector.arg[1]
 
 
 def _straight(
@@ -563,6 +594,14 @@ def across(nest: Nest, access: Access, target: Target) -> bool:
     apart = max((math.gcd(step, PAGE) for step in steps), default=LINE)
     room = target.l1_bytes * LINE // max(apart, LINE)
     return all(step >= LINE for step in steps) and lines * LINE > room // 2
+
+
+def pages_apart(nest: Nest, access: Access, target: Target) -> bool:
+    """Whether an operand should rather be copied as a whole: every step of a sum is on another
+    page, and the next tile finds none of the lines in the first cache."""
+    steps = [_step(access, a) for a in nest.reduced]
+    whole = access.can_stage and not access.guarded
+    return whole and all(step >= PAGE for step in steps) and across(nest, access, target)
 
 
 def slides(access: Access, axis: Expr, inner: Expr) -> bool:
