@@ -516,3 +516,17 @@ def test_errors() -> None:
         Tensor([1], dtype="uint64") + Tensor([1], dtype="int64")
     with pytest.raises(DTypeError, match="int8"):
         Tensor([1], dtype="int8") + 300
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["sigmoid", "silu", "gelu", "quick_gelu", "mish", "softplus"])
+def test_activations_of_half_types_round_once(name: str, dtype: str) -> None:
+    """The value and the gradient are those of float32, rounded at the end."""
+    values = np.linspace(-9, 9, 101, dtype=np.float32)
+    half = Tensor(values).cast(dtype).requires_grad_()
+    wide = half.detach().float().requires_grad_()
+    y, exact = getattr(half, name)(), getattr(wide, name)()
+    assert y.dtype.name == dtype
+    np.testing.assert_array_equal(y.float().numpy(), exact.cast(dtype).float().numpy())
+    got, want = y.sum().gradient(half)[0], exact.sum().gradient(wide)[0]
+    np.testing.assert_array_equal(got.float().numpy(), want.cast(dtype).float().numpy())

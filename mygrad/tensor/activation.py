@@ -1,5 +1,6 @@
 """Activation functions. They decide the speed of networks, so each is a few primitives on e^-|x|,
-which cannot overflow; the same expression serves the gradient."""
+which cannot overflow; the same expression serves the gradient. Half types are computed in float32
+and rounded once, in both directions."""
 
 from __future__ import annotations
 
@@ -47,6 +48,8 @@ class Activation(Special):
     def sigmoid(self) -> Self:
         """1 / (1 + e^-x), for negative x as e^x / (1 + e^x)."""
         x = self._as_float()
+        if x.dtype.itemsize < 4:
+            return x._through_float32(Activation.sigmoid)
         negative = x < 0
         e = negative.where(x, -x).exp()
         return negative.where(e, 1.0) / (e + 1)
@@ -58,6 +61,8 @@ class Activation(Special):
     def softplus(self, beta: float = 1.0) -> Self:
         """log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta."""
         x = self._as_float()
+        if x.dtype.itemsize < 4:
+            return x._through_float32(lambda wide: wide.softplus(beta))
         scaled = x if beta == 1 else x * beta
         negative = scaled < 0
         tail = negative.where(scaled, -scaled).exp()._log1p_near()
@@ -67,6 +72,8 @@ class Activation(Special):
     def silu(self) -> Self:
         """x sigmoid(x)."""
         x = self._as_float()
+        if x.dtype.itemsize < 4:
+            return x._through_float32(Activation.silu)
         return x * x.sigmoid()
 
     swish = silu
@@ -78,6 +85,8 @@ class Activation(Special):
         sigmoid(2 z).
         """
         x = self._as_float()
+        if x.dtype.itemsize < 4:
+            return x._through_float32(lambda wide: wide.gelu(approximate))
         if approximate == "tanh":
             scale = 2 * math.sqrt(2 / math.pi)
             return x * (x * (x * x * (0.044715 * scale) + scale)).sigmoid()
@@ -88,12 +97,16 @@ class Activation(Special):
     def quick_gelu(self) -> Self:
         """x sigmoid(1.702 x)."""
         x = self._as_float()
+        if x.dtype.itemsize < 4:
+            return x._through_float32(Activation.quick_gelu)
         return x * (x * 1.702).sigmoid()
 
     def mish(self) -> Self:
         """x tanh(softplus(x)) (Misra 2019): with n = e^x that is x (n^2 + 2 n) / (n^2 + 2 n +
         2)."""
         x = self._as_float()
+        if x.dtype.itemsize < 4:
+            return x._through_float32(Activation.mish)
         negative = x < 0
         e = negative.where(x, -x).exp()
         square = e * e
