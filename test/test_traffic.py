@@ -213,3 +213,18 @@ def test_few_terms_do_not_pay_for_results_that_are_far_apart() -> None:
     tiles = lanes_and_copies(kernel, WIDE)
     assert tiles[32][0] == 16
     assert tiles[24][1] >= 8
+
+
+@pytest.mark.parametrize("target", [WIDE, AVX2], ids=["avx-512", "avx2"])
+@pytest.mark.parametrize(
+    ("apart", "tiles", "copied"), [(256, 2, False), (256, 20, True), (1024, 2, True)]
+)
+def test_rows_across_lines_are_copied_for_many_tiles(
+    apart: int, tiles: int, copied: bool, target: Target
+) -> None:
+    # a tile of rows is a part of each line; steps on pages of their own are dear from the start
+    transposed = g.move(Op.PERMUTE, buffer(512, apart), (1, 0))
+    kernel = last_kernel(matmul(transposed, buffer(512, tiles * target.vector_bytes // 4)))
+    rows = [n for n, b in enumerate(kernel.buffers) if b.size == 512 * apart]
+    assert len(rows) == 1
+    assert any(s.slot == rows[0] for s in schedule(kernel, target).stages) == copied
