@@ -18,13 +18,12 @@ fit.
 
 from __future__ import annotations
 
-from mygrad.codegen.staging import OFTEN, ROWS, aliased, is_awkward
+from mygrad.codegen.staging import ROWS, aliased, is_awkward, often
 from mygrad.codegen.tiling import Access, Nest, Tile, across
 from mygrad.expr import Expr
 from mygrad.helpers import busy, ceildiv, prod
 from mygrad.program import Target
 
-FAR = 4  # times as many uses that a copy needs, if the rows are so many that memory holds them
 BUSY = 0.95  # share of the time for which threads that share a loop should be busy
 
 
@@ -51,8 +50,7 @@ def blocks_of(
     strip = tile.size(again) * _per_point(nest, rows, nest.reduced[0].arg[1])
     fitting = max(ROWS * target.l2_bytes // strip, 1)  # tiles of which the rows can be copied
     parts = max(threads, ceildiv(tiles[again], fitting))
-    least = OFTEN if parts == threads else FAR * OFTEN
-    if parts > 1 and uses >= least and any(aliased(tile, x) for x in rows):
+    if parts > 1 and uses >= often(target) and any(aliased(tile, x) for x in rows):
         # each thread copies its rows, once, and the columns of a block after the other
         found = {again: ceildiv(tiles[again], parts), vector: block}
     else:

@@ -22,7 +22,7 @@ LATE = 16.0  # cycles for a line that nothing fetched ahead
 ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places of the first cache
 NEARLY = 1.1  # of the least that is copied: rather a copy further in, which takes up less cache
 ROWS = 16  # second caches that a copy of rows may take up
-OFTEN = 256  # times that an element must be read for a copy of rows that only fall on each other
+OFTEN = 32  # times, for each byte of a vector, that rows must be read if they only fall on each other
 USES = 16  # times that a copied element must be read at least
 VISITS = 4  # tiles that must read a copy of rows, unless every row of it is on a page of its own
 
@@ -108,6 +108,13 @@ def is_panel(nest: Nest, tile: Tile, vector: Expr, access: Access) -> bool:
     return place > tile.size(vector)
 
 
+def often(target: Target) -> int:
+    """Times that an element of rows must be read for a copy to pay, where the rows are only hard to
+    read because they fall on each other: the longer the vectors, the less a load costs in place,
+    beside the memory that a copy is written to and read from."""
+    return OFTEN * target.vector_bytes
+
+
 def aliased(tile: Tile, access: Access) -> bool:
     """Whether the rows of a tile fall on each other in the cache."""
     steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in tile.copies]
@@ -128,7 +135,7 @@ def _stage(
     least_uses = USES
     least_trips = VISITS if spread and not pages_apart(nest, access, target) else 2
     if spread and not across(nest, access, target):
-        least_uses = OFTEN
+        least_uses = often(target)
         if any(p.kind == "parallel" and access.strides.get(p.root, 0) == 0 for p in loops):
             return 0.0, []  # every thread would copy all rows for itself
     squares = target.language == "llvm" and 4 <= lanes <= 16
