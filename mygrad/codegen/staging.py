@@ -22,8 +22,9 @@ LATE = 16.0  # cycles for a line that nothing fetched ahead
 ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places of the first cache
 NEARLY = 1.1  # of the least that is copied: rather a copy further in, which takes up less cache
 ROWS = 16  # second caches that a copy of rows may take up
-OFTEN = 32  # times, for each byte of a vector, that rows must be read if they only fall on each other
+OFTEN = 32  # times for each byte of a vector that rows must be read if they only fall on each other
 USES = 16  # times that a copied element must be read at least
+CROWDED = 40  # tiles that must read columns whose lines only fall on each other
 VISITS = 4  # tiles that must read a copy of rows, unless every row of it is on a page of its own
 
 
@@ -89,10 +90,15 @@ def is_awkward(nest: Nest, tile: Tile, access: Access, target: Target) -> bool:
         access.strides[vector] != 1
         or access.guarded
         or access.nbytes > target.l2_bytes // 2
-        or any(step % ALIASED == 0 for step in steps)
-        or across(nest, access, target)  # its lines fall on each other
         or (min(steps, default=0) > LINE and any(step % LINE for step in steps))
+        or (_visits(nest, tile, access) >= CROWDED and across(nest, access, target))
     )
+
+
+def _visits(nest: Nest, tile: Tile, access: Access) -> int:
+    """How many tiles read the same elements of an operand."""
+    shared = [a for a in nest.axes if access.strides.get(a, 0) == 0 and a not in nest.reduced]
+    return prod(ceildiv(a.arg[1], tile.size(a)) for a in shared)
 
 
 def is_panel(nest: Nest, tile: Tile, vector: Expr, access: Access) -> bool:
