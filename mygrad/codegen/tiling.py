@@ -589,19 +589,32 @@ def _is_copied(nest: Nest, tile: Tile, access: Access, vector: Expr | None, targ
 def across(nest: Nest, access: Access, target: Target) -> bool:
     """Whether a sum over this operand runs across lines, so many that they do not stay in reach:
     where the steps share a power of two, the lines fall on few places of the first cache."""
-    steps = [abs(access.strides.get(a) or 0) * access.itemsize for a in nest.reduced]
-    lines = prod(a.arg[1] for a in nest.reduced)
-    apart = max((math.gcd(step, PAGE) for step in steps), default=LINE)
+    far = _jumps(nest, access)
+    lines = prod(count for _, count in far)
+    apart = max((math.gcd(step, PAGE) for step, _ in far), default=LINE)
     room = target.l1_bytes * LINE // max(apart, LINE)
-    return all(step >= LINE for step in steps) and lines * LINE > room // 2
+    return all(step >= LINE for step, _ in far) and lines * LINE > room // 2
+
+
+def _jumps(nest: Nest, access: Access) -> list[tuple[int, int]]:
+    """Distances in bytes, and numbers of steps, of the axes of a sum, but for those along which at
+    most one line of neighbours is read. Windows overlap: all of their axes count."""
+    steps = sorted((_step(access, a), a.arg[1]) for a in nest.reduced)
+    others = {_step(access, a) for a in nest.axes if a not in nest.reduced}
+    run = access.itemsize
+    for n, (step, count) in enumerate(steps):
+        if step in others or step != run or step * count > LINE:
+            return steps[n:]
+        run *= count
+    return []
 
 
 def pages_apart(nest: Nest, access: Access, target: Target) -> bool:
     """Whether an operand should rather be copied as a whole: every step of a sum is on another
     page, and the next tile finds none of the lines in the first cache."""
-    steps = [_step(access, a) for a in nest.reduced]
     whole = access.can_stage and not access.guarded
-    return whole and all(step >= PAGE for step in steps) and across(nest, access, target)
+    far = all(step >= PAGE for step, _ in _jumps(nest, access))
+    return whole and far and across(nest, access, target)
 
 
 def slides(access: Access, axis: Expr, inner: Expr) -> bool:
