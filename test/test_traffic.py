@@ -190,29 +190,29 @@ def test_a_window_in_registers_takes_one_less_than_the_tile_has_places() -> None
     assert lanes_and_copies(last_kernel(conv(x, w)), AVX2)[20] == (1, 5)
 
 
-def weight_gradient(images: int, channels: int, results: int, size: int) -> Kernel:
-    """Of a 3x3 convolution with `results` channels of `size` x `size` pixels: the sum over images
-    and pixels. The gradient of the results is buffer 1."""
-    x = buffer(images, channels, size + 2, size + 2)
-    windows = g.move(Op.WINDOW, g.move(Op.WINDOW, x, (2, 3, 1, 1)), (4, 3, 1, 1))
-    full = (images, results, channels, size, 3, size, 3)
-    shown = expand(reshape(windows, (images, 1, channels, size, 3, size, 3)), full)
-    dy = buffer(images, results, size, size)
-    spread = expand(reshape(dy, (images, results, 1, size, 1, size, 1)), full)
-    return last_kernel(g.reduce(Op.ADD, g.alu(Op.MUL, shown, spread), (0, 3, 5)))
-
-
 def test_the_operand_that_slides_does_not_get_the_lanes_of_a_weight_gradient() -> None:
+    x, dy = buffer(8, 48, 18, 18), buffer(8, 64, 16, 16)
+    windows = g.move(Op.WINDOW, g.move(Op.WINDOW, x, (2, 3, 1, 1)), (4, 3, 1, 1))
+    full = (8, 64, 48, 16, 3, 16, 3)
+    shown = expand(reshape(windows, (8, 1, 48, 16, 3, 16, 3)), full)
+    spread = expand(reshape(dy, (8, 64, 1, 16, 1, 16, 1)), full)
+    product = g.reduce(Op.ADD, g.alu(Op.MUL, shown, spread), (0, 3, 5))
     for target in (WIDE, AVX2):
-        assert lanes_and_copies(weight_gradient(8, 48, 64, 16), target)[64][0] > 1
+        assert lanes_and_copies(last_kernel(product), target)[64][0] > 1
 
 
-def test_rows_of_which_a_line_is_read_between_jumps_are_copied() -> None:
-    # 4 x 4 pixels are a line; then comes the next image
-    for images, size, copied in ((48, 4, True), (12, 8, False)):
-        kernel = weight_gradient(images, 40, 72, size)
-        (slot,) = [n for n, b in enumerate(kernel.buffers) if b.size == 72 * images * size**2]
-        assert any(s.slot == slot for s in schedule(kernel, WIDE).stages) == copied
+@pytest.mark.parametrize("target", [WIDE, AVX2], ids=["avx-512", "avx2"])
+def test_rows_of_which_a_line_is_read_between_jumps_are_copied(target: Target) -> None:
+    for images, pixels, copied in ((48, 16, True), (24, 32, False)):  # one line of each, or two
+        dy, x = buffer(images, 144, pixels), buffer(images, pixels, 256)
+        full = (images, 144, 256, pixels)
+        rows = expand(reshape(dy, (images, 144, 1, pixels)), full)
+        columns = g.move(Op.PERMUTE, x, (0, 2, 1))
+        columns = expand(reshape(columns, (images, 1, 256, pixels)), full)
+        kernel = plan([g.reduce(Op.ADD, g.alu(Op.MUL, rows, columns), (0, 3))], "cpu").steps[0].what
+        assert isinstance(kernel, Kernel)
+        (slot,) = [n for n, b in enumerate(kernel.buffers) if b.size == images * 144 * pixels]
+        assert any(s.slot == slot for s in schedule(kernel, target).stages) == copied
 
 
 def test_pixels_are_lanes_where_no_window_slides() -> None:
