@@ -143,6 +143,25 @@ def test_text_of_a_band() -> None:
     assert step.source.count("define void") == 3
 
 
+def test_short_attention_runs_head_by_head() -> None:
+    """12 MB of scores, of which no cache of a thread holds all, but those of any head."""
+    q, k, v = (Tensor(np.zeros((8, 6, 256, 64), np.float32)) for _ in range(3))
+    (band,) = bands(schedule([q.scaled_dot_product_attention(k, v)._node], "cpu"))
+    assert (band.units, band.blocks) == (48, 1)
+    assert band.local_bytes <= 1 << 20
+    few = [t[:2] for t in (q, k, v)]  # 3 MB
+    assert not bands(schedule([few[0].scaled_dot_product_attention(*few[1:])._node], "cpu"))
+
+
+def test_what_all_units_read_is_not_read_again_for_each() -> None:
+    """19 MB of padded images that could stay in a cache, image by image: 64 times the weights of 16
+    channels, 2 MB, are a quarter of that, those of 64 channels are not."""
+    x = Tensor(np.zeros((64, 64, 32, 32), np.float32))
+    for channels, banded in ((16, True), (64, False)):
+        y = x.conv2d(Tensor(np.zeros((channels, 64, 3, 3), np.float32)), padding=1)
+        assert bool(bands(schedule([y._node], "cpu"))) == banded
+
+
 def in_threads(count: int) -> CPU:
     with context(MYGRAD_THREADS=count):
         return CPU()

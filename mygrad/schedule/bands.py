@@ -103,13 +103,16 @@ class _Former:
         self.again: set[int] = set()  # arrays that are made again
 
     def large(self) -> list[int]:
-        """Temporary arrays that are too large to wait in memory, in order of their making."""
+        """Temporary arrays that no cache holds, in order of their making."""
         used = dict.fromkeys(i for s in self.steps for i in s.arguments)
         return [i for i in used if self.is_large(i)]
 
     def is_large(self, i: int) -> bool:
         """Whether an array is temporary and large."""
-        return self.arrays[i].kind == "temporary" and self.arrays[i].nbytes >= cost.BAND_BYTES
+        return (
+            self.arrays[i].kind == "temporary"
+            and self.arrays[i].nbytes >= cost.BAND_BYTES // cost.BAND_NEAR
+        )
 
     def make_again(self, i: int) -> None:
         """Where not all readers of an array can be in one band with its maker, let those that
@@ -117,7 +120,8 @@ class _Former:
         self.users = users_of(self.steps)
         users = self.users[i]
         for n in range(len(users), 1, -1):
-            if any(self.attempt(users[:n], rows, {i: w}) for rows, w in self.places_to_cut(i)):
+            drafts = (self.attempt(users[:n], rows, {i: w}) for rows, w in self.places_to_cut(i))
+            if any(self.is_fitting(replace(d, local=[*d.local, i])) for d in drafts if d):
                 if n < len(users):
                     self.clone(users[0], users[n])
                 return
@@ -132,19 +136,47 @@ class _Former:
     # --- one band ---------------------------------------------------------------------------------
 
     def best(self, i: int) -> Draft | None:
-        """The band around an array that saves most memory; None if there is none."""
+        """The band around an array that saves most memory, if its blocks may be as small as they
+        should be; None if there is none."""
         drafts = []
         for rows, width in self.places_to_cut(i):
             draft = self.attempt(self.users[i], rows, {i: width})
             if draft is not None and i in draft.local:
                 drafts.append(self.grown(draft))
-        return max(filter(self.is_fitting, drafts), key=self.saved, default=None)
+        fitting = filter(self.is_fitting, drafts)
+        return max(fitting, key=lambda d: (self.is_small(d), self.saved(d)), default=None)
 
     def is_fitting(self, draft: Draft) -> bool:
         """Whether blocks are neither so small that they cost more than they save, nor all there
-        is."""
+        is, and where the arrays could wait in memory, what all blocks read is much less."""
         rows = self.block_rows(draft)
-        return rows >= cost.BAND_ROWS and (rows < draft.rows or self.by_units(draft))
+        alone = self.by_units(draft)
+        several = rows < draft.rows or (alone and draft.units > 1)
+        if rows < cost.BAND_ROWS or not several:
+            return False
+        if any(self.arrays[i].nbytes >= cost.BAND_BYTES for i in draft.local):
+            return True
+        return alone and self.read_again(draft, rows) <= cost.BAND_AGAIN * self.saved(draft)
+
+    def read_again(self, draft: Draft, rows: int) -> int:
+        """Bytes that a band by units reads more often than its kernels would one after the other:
+        what a block, or a unit, does not have for itself."""
+        blocks, total = ceildiv(draft.rows, rows), 0
+        for c in draft.cuts.values():
+            for slot, indices in _accesses(c.stores).items():
+                axes = frozenset[Expr]().union(*map(expr.free_axes, indices))
+                times = 1 if axes & set(c.units or ()) else draft.units
+                times *= 1 if c.row in axes else blocks
+                i = c.step.arguments[slot]
+                total += (times - 1) * self.arrays[i].nbytes if i not in draft.local else 0
+        return total
+
+    def is_small(self, draft: Draft) -> bool:
+        """Whether blocks take up no more than a cache holds."""
+        block = self.saved(draft) * self.block_rows(draft) // draft.rows
+        if self.by_units(draft):
+            return block // draft.units <= cost.BAND_LOCAL
+        return block <= cost.BAND_BLOCK
 
     def by_units(self, draft: Draft) -> bool:
         """Whether the band can be one step that threads can share. How many there are does not
