@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mygrad.codegen import llvm_amx, vmath
+from mygrad.codegen import llvm_amx, llvm_prefetch, vmath
 from mygrad.codegen.llvm_accumulators import Accumulators, key
 from mygrad.codegen.llvm_memory import NONTEMPORAL, PREAMBLE, Array, Memory
 from mygrad.codegen.llvm_types import memory
@@ -37,7 +37,9 @@ from mygrad.codegen.stmt import (
     Scratch,
     Stmt,
     Tile,
+    TileAxis,
     Update,
+    inside,
     is_straight,
 )
 from mygrad.errors import InternalError, message
@@ -70,6 +72,7 @@ class _Renderer:
         self.exit: list[str] = []
         self.declared: set[Scratch] = set()
         self.stack_bytes = 0
+        self.around: tuple[TileAxis, ...] = ()  # of the tiles in scope
         self.tiles = False  # whether tile registers of AMX are used
         vectors = _vector_axes(function.body)
         across = _combined_across(function.body, vectors)
@@ -101,16 +104,36 @@ class _Renderer:
 
     # --- statements ----------------------------------------------------------------------------
 
-    def _block(self, block: Block) -> None:
-        for statement in block:
-            self._statement(statement)
+    def _block(self, block: Block, after: Block = ()) -> None:
+        """`after` is what follows the block within the innermost loop around it."""
+        sums = False
+        for n, statement in enumerate(block):
+            if isinstance(statement, Accumulator) and not sums:
+                self._prefetch(block[n:], after)
+            sums = isinstance(statement, Accumulator)
+            if isinstance(statement, Tile):
+                self._tile(statement, block[n + 1 :] + after)
+            else:
+                _STATEMENTS[type(statement)](self, statement)
 
-    def _statement(self, statement: Stmt) -> None:
-        _STATEMENTS[type(statement)](self, statement)
-
-    def _tile(self, tile: Tile) -> None:
+    def _tile(self, tile: Tile, after: Block) -> None:
+        around = self.around
+        self.around = (*around, *tile.axes)
         with self.emitter.tile(tile.axes):
-            self._block(tile.body)
+            self._block(tile.body, after)
+        self.around = around
+
+    def _prefetch(self, block: Block, after: Block) -> None:
+        """Ask for what the results of a sum meet when it is done."""
+        em, sizes = self.emitter, {n: b[0].itemsize for n, b in enumerate(self.function.buffers)}
+        for fetch in llvm_prefetch.fetches(block, after, self.around, sizes):
+            pointer = self.memory.address(fetch.slot, fetch.first).pointer.names[0]
+            for place in fetch.places:
+                at, kind = em.name(), int(fetch.written)
+                em.lines.append(
+                    f"  {at} = getelementptr i8, ptr {pointer}, i64 {place}\n"
+                    f"  call void @llvm.prefetch.p0(ptr {at}, i32 {kind}, i32 3, i32 1)\n"
+                )
 
     def _let(self, let: Let) -> None:
         em, value = self.emitter, self.emitter.evaluate(let.value)
@@ -304,7 +327,6 @@ class _Renderer:
 
 _STATEMENTS: dict[type, Callable[[_Renderer, Any], None]] = {
     Loop: _Renderer._loop,
-    Tile: _Renderer._tile,
     Let: _Renderer._let,
     If: _Renderer._if,
     Accumulator: lambda renderer, s: renderer.accumulators.declare(s),
@@ -338,19 +360,13 @@ def _slides(value: Expr, along: Expr, axes: Iterable[Expr]) -> bool:
     )
 
 
-def _inside(statement: Stmt) -> Block:
-    if isinstance(statement, (Loop, Tile)):
-        return statement.body
-    return statement.body + statement.otherwise if isinstance(statement, If) else ()
-
-
 def _writes(statement: Stmt) -> frozenset[Target]:
     """The arrays and accumulators that a statement changes."""
     found: set[Target] = set()
     work = [statement]
     while work:
         one = work.pop()
-        work += _inside(one)
+        work += inside(one)
         if isinstance(one, Put):
             found.add(one.target)
         elif isinstance(one, Product):
@@ -367,7 +383,7 @@ def _vector_axes(block: Block) -> frozenset[Expr]:
     found, work = set(), list(block)
     while work:
         one = work.pop()
-        work += _inside(one)
+        work += inside(one)
         if isinstance(one, Tile):
             found |= {t.axis for t in one.axes if t.kind == "vector"}
     return frozenset(found)
@@ -378,7 +394,7 @@ def _combined_across(block: Block, vectors: frozenset[Expr]) -> frozenset[str]:
     found, work = set(), list(block)
     while work:
         one = work.pop()
-        work += _inside(one)
+        work += inside(one)
         if isinstance(one, Combine) and not vectors.isdisjoint(one.axes):
             found.add(one.accumulator)
     return frozenset(found)

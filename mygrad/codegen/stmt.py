@@ -243,6 +243,13 @@ class Function:
     body: Block
 
 
+def inside(statement: Stmt) -> Block:
+    """The statements of its bodies."""
+    if isinstance(statement, (Loop, Tile)):
+        return statement.body
+    return statement.body + statement.otherwise if isinstance(statement, If) else ()
+
+
 # --- printing -------------------------------------------------------------------------------------
 
 
