@@ -162,6 +162,17 @@ def test_what_all_units_read_is_not_read_again_for_each() -> None:
         assert bool(bands(schedule([y._node], "cpu"))) == banded
 
 
+def test_what_is_made_again_for_no_band_is_rather_kept() -> None:
+    """The sum over heads cannot be in their band."""
+    q, k, v = (Tensor(np.zeros((48, 256, 64), np.float32)) for _ in range(3))
+    weights = (q @ k.transpose(1, 2)).softmax(-1)
+    out = weights @ v
+    later = (out.sum() * weights).sum(0)
+    plan = schedule([out._node, later._node], "cpu")
+    assert bands(plan)
+    assert not any("made again" in s.reason for s in plan.steps)
+
+
 def in_threads(count: int) -> CPU:
     with context(MYGRAD_THREADS=count):
         return CPU()

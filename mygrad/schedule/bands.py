@@ -30,7 +30,7 @@ of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import pairwise
@@ -88,10 +88,11 @@ def form(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], l
     """The steps with bands in the place of kernels between which large temporary arrays would wait;
     `arrays` is what the steps' arguments number, and new ones are appended to it."""
     former = _Former(list(steps), list(arrays))
-    for i in reversed(former.large()):
-        former.make_again(i)
-    for i in former.large():
-        former.look_at(i)
+    former.form()
+    former.least //= cost.BAND_NEAR
+    kept = set[int]()
+    while more := former.form(kept):
+        kept |= more
     return former.steps, former.arrays
 
 
@@ -99,20 +100,36 @@ class _Former:
     def __init__(self, steps: list[Step], arrays: list[Memory]) -> None:
         self.steps = steps
         self.arrays = arrays
+        self.least = cost.BAND_BYTES  # of an array that is looked at
         self.users: dict[int, list[int]] = {}
-        self.again: set[int] = set()  # arrays that are made again
+        self.again: dict[int, int] = {}  # arrays that are made again, and what they are instead of
+
+    def form(self, kept: Set[int] | None = None) -> set[int]:
+        """Form the bands around large arrays. With a set of arrays that are not to be made again:
+        only if all that are made again become local; otherwise nothing changes, and the others are
+        returned."""
+        before = self.steps, self.arrays, dict(self.again)
+        self.steps, self.arrays = list(self.steps), list(self.arrays)
+        for i in reversed(self.large()):
+            if i not in (kept or ()):
+                self.make_again(i)
+        for i in self.large():
+            self.look_at(i)
+        waiting = {self.again[i] for s in self.steps for i in s.arguments if i in self.again}
+        waiting -= set(before[2].values())
+        if kept is None or not waiting:
+            return set()
+        self.steps, self.arrays, self.again = before
+        return waiting
 
     def large(self) -> list[int]:
-        """Temporary arrays that no cache holds, in order of their making."""
+        """Temporary arrays of the least size and more, in order of their making."""
         used = dict.fromkeys(i for s in self.steps for i in s.arguments)
         return [i for i in used if self.is_large(i)]
 
     def is_large(self, i: int) -> bool:
-        """Whether an array is temporary and large."""
-        return (
-            self.arrays[i].kind == "temporary"
-            and self.arrays[i].nbytes >= cost.BAND_BYTES // cost.BAND_NEAR
-        )
+        """Whether an array is one of them."""
+        return self.arrays[i].kind == "temporary" and self.arrays[i].nbytes >= self.least
 
     def make_again(self, i: int) -> None:
         """Where not all readers of an array can be in one band with its maker, let those that
@@ -136,23 +153,26 @@ class _Former:
     # --- one band ---------------------------------------------------------------------------------
 
     def best(self, i: int) -> Draft | None:
-        """The band around an array that saves most memory, if its blocks may be as small as they
-        should be; None if there is none."""
+        """The band around an array that saves most memory, by units and in blocks that a cache
+        holds if that can be; None if there is none, or it would be one block of all."""
         drafts = []
         for rows, width in self.places_to_cut(i):
             draft = self.attempt(self.users[i], rows, {i: width})
             if draft is not None and i in draft.local:
                 drafts.append(self.grown(draft))
-        fitting = filter(self.is_fitting, drafts)
-        return max(fitting, key=lambda d: (self.is_small(d), self.saved(d)), default=None)
+
+        def rank(d: Draft) -> tuple[bool, bool, int]:
+            return self.by_units(d), self.is_small(d), self.saved(d)
+
+        found = max(filter(self.is_fitting, drafts), key=rank, default=None)
+        single = found and found.units == 1 and self.block_rows(found) == found.rows
+        return None if single else found
 
     def is_fitting(self, draft: Draft) -> bool:
         """Whether blocks are neither so small that they cost more than they save, nor all there
         is, and where the arrays could wait in memory, what all blocks read is much less."""
-        rows = self.block_rows(draft)
-        alone = self.by_units(draft)
-        several = rows < draft.rows or (alone and draft.units > 1)
-        if rows < cost.BAND_ROWS or not several:
+        rows, alone = self.block_rows(draft), self.by_units(draft)
+        if rows < cost.BAND_ROWS or (rows == draft.rows and not alone):
             return False
         if any(self.arrays[i].nbytes >= cost.BAND_BYTES for i in draft.local):
             return True
@@ -412,7 +432,7 @@ class _Former:
             return
         new = {j: len(self.arrays) + n for n, j in enumerate(written_by(step))}
         self.arrays += [self.arrays[j] for j in new]
-        self.again.update(new.values())
+        self.again |= {made: j for j, made in new.items()}
         again, *later = (
             replace(s, arguments=tuple(new.get(j, j) for j in s.arguments))
             for s in (step, *self.steps[at:])
