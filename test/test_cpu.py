@@ -578,6 +578,25 @@ def test_a_pool_that_slept_wakes_up() -> None:
         np.testing.assert_array_equal(get(cpu, memories[1], 100), expected(100, 3))
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="not Linux")
+def test_threads_that_wake_up_do_not_run_where_they_are_waited_for() -> None:
+    """Unless there are fewer processors than threads."""
+    allowed = os.sched_getaffinity(0)
+    for threads in (2, len(allowed), len(allowed) + 1):
+        tasks = set(os.listdir("/proc/self/task"))
+        cpu = cpu_with(threads)
+        sequence, memories = chain(cpu, 100, 3, ("parallel",))
+        for _ in range(2):
+            sequence.run(memories, {})
+            threading.Event().wait(0.05)
+        own = set(os.listdir("/proc/self/task")) - tasks
+        assert len(own) == threads - 1
+        for task in own:
+            left = len(os.sched_getaffinity(int(task)))
+            assert left == len(allowed) - (threads <= len(allowed))
+        assert os.sched_getaffinity(0) == allowed
+
+
 def test_many_barriers_when_there_are_more_threads_than_cores() -> None:
     cpu = cpu_with(8)
     sequence, memories = chain(cpu, 64, 301, ("parallel",))

@@ -27,6 +27,10 @@ announcing itself. They do not yield: on a busy machine that gives away a whole 
 a sleeper is woken at once.
 `slept` counts the waits at barriers that ended in sleep.
 
+Before it wakes sleepers for a plan, the caller forbids its own processor to them: Linux likes to
+wake a thread where it is woken from, and there it would wait until the caller, who waits for it at
+the end of the plan, sleeps as well; then both are late the next time, and so on.
+
 `ctx` is zeroed memory, a word of it per cache line: what follows the names below.
 """
 
@@ -63,8 +67,9 @@ _PAUSE = {
 
 
 def source() -> str:
-    """The module for this processor."""
-    text = _SOURCE.replace("$PAUSE", _PAUSE.get(platform.machine(), ""))
+    """The module for this processor and system."""
+    text = _SOURCE + (_PLACE if platform.system() == "Linux" else _NO_PLACE)
+    text = text.replace("$PAUSE", _PAUSE.get(platform.machine(), ""))
     text = text.replace("$SPINS", str(_SPINS))
     text = _WORD.sub(_load, text)
     return re.sub(r"\$([a-z]+)", lambda m: f"getelementptr i64, ptr %ctx, i64 {WORDS[m[1]]}", text)
@@ -352,6 +357,14 @@ together:
   %threads.p = $threads
   store ptr %plan, ptr %plan.p, align 8
   store i64 %nthreads, ptr %threads.p, align 8
+  %sleepers = $sleepers
+  %asleep = load atomic i64, ptr %sleepers monotonic, align 8
+  %any = icmp ne i64 %asleep, 0
+  br i1 %any, label %place, label %begin
+place:
+  call void @place(ptr %ctx, i64 %nthreads)
+  br label %begin
+begin:
   %job = load atomic i64, ptr %ctx monotonic, align 8
   %job.next = add i64 %job, 1
   call void @publish(ptr %ctx, ptr %ctx, i64 %job.next)
@@ -407,6 +420,62 @@ join:
   %own = getelementptr [8 x i64], ptr %workers, i64 %tid
   %thread = word i64 %own, 2
   %joined = call i32 @pthread_join(i64 %thread, ptr null)
+  %tid.next = add i64 %tid, 1
+  br label %check
+out:
+  ret void
+}
+"""
+
+_NO_PLACE = """
+define internal void @place(ptr %ctx, i64 %nthreads) nounwind {
+  ret void
+}
+"""
+
+# masks are of 1024 processors; where there are more, the system says no and threads stay free
+_PLACE = """
+declare i32 @sched_getcpu()
+declare i32 @sched_getaffinity(i32, i64, ptr)
+declare i32 @pthread_setaffinity_np(i64, i64, ptr)
+
+; let the threads 1 .. nthreads - 1 run wherever this one may, but not where it is now; where there
+; are more threads than processors, some must share its own
+define internal void @place(ptr %ctx, i64 %nthreads) noinline nounwind {
+entry:
+  %workers = $workers
+  %mask = alloca [16 x i64], align 8
+  %failed = call i32 @sched_getaffinity(i32 0, i64 128, ptr %mask)
+  %cpu = call i32 @sched_getcpu()
+  %unknown = icmp uge i32 %cpu, 1024
+  %failed.bit = icmp ne i32 %failed, 0
+  %no = or i1 %unknown, %failed.bit
+  br i1 %no, label %out, label %count
+count:
+  %all = load <16 x i64>, ptr %mask, align 8
+  %bits = call <16 x i64> @llvm.ctpop.v16i64(<16 x i64> %all)
+  %allowed = call i64 @llvm.vector.reduce.add.v16i64(<16 x i64> %bits)
+  %enough = icmp uge i64 %allowed, %nthreads
+  br i1 %enough, label %clear, label %out
+clear:
+  %n = zext i32 %cpu to i64
+  %word = lshr i64 %n, 6
+  %bit = and i64 %n, 63
+  %one = shl i64 1, %bit
+  %others = xor i64 %one, -1
+  %own.p = getelementptr i64, ptr %mask, i64 %word
+  %own = load i64, ptr %own.p, align 8
+  %own.new = and i64 %own, %others
+  store i64 %own.new, ptr %own.p, align 8
+  br label %check
+check:
+  %tid = phi i64 [ 1, %clear ], [ %tid.next, %set ]
+  %more = icmp ult i64 %tid, %nthreads
+  br i1 %more, label %set, label %out
+set:
+  %worker = getelementptr [8 x i64], ptr %workers, i64 %tid
+  %thread = word i64 %worker, 2
+  %ignored = call i32 @pthread_setaffinity_np(i64 %thread, i64 128, ptr %mask)
   %tid.next = add i64 %tid, 1
   br label %check
 out:
