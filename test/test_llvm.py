@@ -599,6 +599,19 @@ def test_gather_through_loaded_indices(conditions: str) -> None:
     both_ways(function, [floats(50), indices, np.full(24, 9, np.float32)])
 
 
+@pytest.mark.parametrize("dtype", [dt.bool_, dt.int8, dt.int16, dt.bfloat16, dt.float16], ids=str)
+@pytest.mark.parametrize("active", [3, 4])
+def test_one_lane_of_narrow_numbers_leaves_its_neighbour_alone(dtype: DType, active: int) -> None:
+    """The condition is known to hold for one lane; LLVM has stored four bytes there."""
+    v = axis(0, 4)
+    value = alu(Op.CAST, alu(Op.MUL, load(0, F, v), const(3.0, F)), dtype=dtype)
+    put = Put(1, v, value, less(v, const(1)))
+    one = Function(
+        "narrow", ((F, 4, False), (dtype, 8, True)), (), (Tile((vector(v, active),), (put,)),)
+    )
+    both_ways(one, [np.arange(1, 5, dtype=np.float32), dt.to_storage(np.ones(8), dtype)])
+
+
 @pytest.mark.parametrize("valid", [False, True])
 @pytest.mark.parametrize("mode", ["set", "add", "max", "min", "mul"])
 @pytest.mark.parametrize(

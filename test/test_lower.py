@@ -10,6 +10,7 @@ import pytest
 import stmt_interpreter as interpreter
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from schedule_checks import small_limits
 
 from mygrad import codegen, numeric
 from mygrad import dtype as dt
@@ -869,3 +870,17 @@ def test_random_schedules_keep_the_result(name: str, data: st.DataObject) -> Non
 def test_identities_match_the_accumulators() -> None:
     assert numeric.identity(Op.MAX, dt.uint8) == 0
     assert numeric.identity(Op.MAX, F) == float("-inf")
+
+
+def test_parts_of_a_step_must_be_inside_of_it() -> None:
+    """A long sum with a tile inside of its first loop is added up in blocks; which loop is the
+    block's must not put a part of a step around the loop of that step."""
+    i, r = axis(1, 3), axis(0, 131)
+    value = alu(Op.MAX, reduce(Op.ADD, load(0, F, r * 3 + i), (r,)), const(0.0, F))
+    infos = (BufferInfo(F, 393), BufferInfo(F, 3, True))
+    kernel = Kernel("sums", (i,), (Store(1, i, value),), infos)
+    actions = [Split("i1", 4), Vectorize("i1i"), Split("i0", 17), Split("i0o", 4)]
+    actions.append(Reorder(("i0oo", "i1i", "i0oi", "i0i")))
+    with small_limits(), pytest.raises(ScheduleError, match="in the order of their steps"):
+        codegen.lower(apply(start(kernel), actions))
+    check(kernel, apply(start(kernel), actions))

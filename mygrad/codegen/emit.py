@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mygrad.codegen.actions import LoopAxis, Schedule
+from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError
 from mygrad.codegen.bounds import assume, spans
 from mygrad.codegen.scope import Pending, Scope
 from mygrad.codegen.stmt import Accumulator, Block, If, Loop, Put, Stmt, Tile, TileAxis
+from mygrad.errors import message
 from mygrad.expr import Expr, axis, const, floordiv, less, wrap
 from mygrad.helpers import ceildiv
 from mygrad.logic import minimum
@@ -90,6 +91,14 @@ class Emitter:
         loop = scope.loop
         assert loop is not None
         left = region.rest(loop)
+        if isinstance(left, int) and left > loop.stride * loop.extent:
+            raise ScheduleError(
+                message(
+                    "lower",
+                    f"{loop.name} around a loop whose step it is a part of",
+                    "loops over one axis in the order of their steps",
+                )
+            )
         if loop.kind == "parallel":
             return self.parallel(scope, loop, region)
         if loop.is_tile:

@@ -476,10 +476,14 @@ class Memory:
             if not m:
                 em.lines.append(text.format(r=name, p=p, v=v))
             elif mixed:
-                both = "" if whole else both_masks(f"{name}.k", m[0], em.active, em.lanes)
-                em.lines.append(
-                    both + text.format(r=name, p=p, v=v, m=m[0] if whole else f"{name}.k")
-                )
+                kept = m[0]
+                if not whole:
+                    em.lines.append(both_masks(f"{name}.k", kept, em.active, em.lanes))
+                    kept = f"{name}.k"
+                if form.dtype.itemsize < 4:
+                    em.lines.append(hidden_mask(f"{name}.u", kept, em.lanes))
+                    kept = f"{name}.u"
+                em.lines.append(text.format(r=name, p=p, v=v, m=kept))
             else:
                 self._guarded(m[0], text.format(r=name, p=p, v=v))
 
@@ -567,6 +571,16 @@ def _store_text(store: _Store, mask: str) -> str:
     if stream:
         return text + f"  store {ty} {name}, ptr {{p}}, align {lanes * align}, {NONTEMPORAL}\n"
     return text + f"  store {ty} {name}, ptr {{p}}, align {align}\n"
+
+
+def hidden_mask(name: str, mask: str, lanes: int) -> str:
+    """A mask of which LLVM does not see that it is a constant: where it can tell that one lane is
+    stored, of narrow numbers, it stores too many bytes (see `_store_text`)."""
+    kind = f"<{lanes} x i1>"
+    return (
+        f"  {name}.z = load volatile i8, ptr @zeros\n  {name}.y = icmp eq i8 {name}.z, 0\n"
+        f"  {name} = select i1 {name}.y, {kind} {mask}, {kind} zeroinitializer\n"
+    )
 
 
 def both_masks(name: str, mask: str, active: int, lanes: int) -> str:
