@@ -305,10 +305,7 @@ def vector_axes(body: st.Block, dialect: Dialect) -> frozenset[Expr]:
         s = work.pop()
         if isinstance(s, st.Tile):
             found.update(t.axis for t in s.axes if t.kind == "vector" and t.extent in dialect.lanes)
-        if isinstance(s, (st.Tile, st.Loop, st.If)):
-            work += s.body
-        if isinstance(s, st.If):
-            work += s.otherwise
+        work += st.inside(s)
     return frozenset(found)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from mygrad.codegen.actions import LoopAxis, Schedule, ScheduleError
 from mygrad.codegen.bounds import assume, spans
 from mygrad.codegen.scope import Pending, Scope
-from mygrad.codegen.stmt import Accumulator, Block, If, Loop, Put, Stmt, Tile, TileAxis
+from mygrad.codegen.stmt import Accumulator, Block, If, Loop, Put, Stmt, Tile, TileAxis, inside
 from mygrad.errors import message
 from mygrad.expr import Expr, axis, const, floordiv, less, wrap
 from mygrad.helpers import ceildiv
@@ -194,8 +194,6 @@ def stores(statement: Stmt) -> bool:
         s = work.pop()
         if isinstance(s, Put) and not isinstance(s.target, str):
             return True
-        if isinstance(s, (Loop, Tile)) and getattr(s, "kind", "") != "parallel":
-            work += s.body
-        elif isinstance(s, If):
-            work += (*s.body, *s.otherwise)
+        if not (isinstance(s, Loop) and s.kind == "parallel"):
+            work += inside(s)
     return False
