@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import struct
 import sys
 import threading
@@ -58,6 +59,11 @@ class Executable:
     params: tuple[str, ...]
     parallel: bool
     key: str
+
+    @property
+    def entry(self) -> tuple[Any, bool]:
+        """What a launch runs, and whether several threads may enter it."""
+        return self.executable, self.parallel
 
 
 _loaded: dict[tuple[str, Kernel | str], Executable] = {}  # by kernel, and by key on disk
@@ -188,10 +194,17 @@ def _compile_all(wanted: Sequence[Kernel], runtime: Runtime) -> list[tuple[Progr
         return [_compile(k, runtime) for k in wanted]
     queue = _queue(wanted)
     children = [_start_child(wanted, queue, runtime) for _ in range(1, workers)]
-    made = _compile_queued(wanted, queue, runtime)
-    os.close(queue)
-    for child in children:
-        made |= _finish_child(*child)
+    try:
+        made = _compile_queued(wanted, queue, runtime)
+    except BaseException:  # nobody will want what the children make
+        for pid, _ in children:
+            os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        os.close(queue)
+        finished = [_finish_child(*child) for child in children]
+    for of_child in finished:
+        made |= of_child
     # what a child that died had taken: that is no reason to fail, and if there is an error it shows
     return [made.get(i) or _compile(k, runtime) for i, k in enumerate(wanted)]
 
@@ -223,6 +236,7 @@ def _start_child(wanted: Sequence[Kernel], queue: int, runtime: Runtime) -> tupl
     if pid:
         os.close(writer)
         return pid, reader
+    os.close(reader)  # then nobody reads if the parent dies, and the child does not wait for it
     status = 1
     try:
         made = _compile_queued(wanted, queue, runtime)
@@ -237,7 +251,7 @@ def _finish_child(pid: int, reader: int) -> dict[int, tuple[Program, bytes]]:
     with os.fdopen(reader, "rb") as pipe:
         content = pipe.read()
     _, status = os.waitpid(pid, 0)
-    if status != 0:
+    if status != 0 or not content:
         return {}
     return {i: _unpack(made) for i, made in pickle.loads(content).items()}  # type: ignore[misc]
 

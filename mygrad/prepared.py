@@ -53,8 +53,8 @@ class Segment:
     in_arena: bool
     launches: tuple[Launch, ...]
 
-    def with_executables(self, of: Callable[[Any], Any]) -> Segment:
-        """The same launches of other executables."""
+    def with_executables(self, of: Callable[[Any], tuple[Any, bool]]) -> Segment:
+        """The same launches of other executables; see `Launch.with_executables`."""
         return replace(self, launches=tuple(one.with_executables(of) for one in self.launches))
 
 
@@ -65,11 +65,12 @@ class Outline:
     memories: tuple[Memory, ...]
     results: tuple[int, ...]
     arena_bytes: dict[str, int]
+    local_bytes: int
     variables: tuple[tuple[str, int, int], ...]
     parts: tuple[Segment | Step, ...]
 
-    def with_executables(self, of: Callable[[Any], Any]) -> Outline:
-        """The same program with other executables."""
+    def with_executables(self, of: Callable[[Any], tuple[Any, bool]]) -> Outline:
+        """The same program with other executables; see `Launch.with_executables`."""
         parts = (p.with_executables(of) if isinstance(p, Segment) else p for p in self.parts)
         return replace(self, parts=tuple(parts))
 
@@ -122,8 +123,9 @@ class Prepared:
 
     @property
     def peak_bytes(self) -> int:
-        """Memory that a run needs beside its inputs."""
-        return peak_of(self.outline.memories, self.outline.arena_bytes)
+        """Memory that a run needs beside its inputs; see `Schedule.peak_bytes`."""
+        outline = self.outline
+        return peak_of(outline.memories, outline.arena_bytes, outline.local_bytes)
 
     @property
     def schedule(self) -> Schedule:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mygrad.dtype import DType
-from mygrad.helpers import UNKNOWN, Location
+from mygrad.helpers import UNKNOWN, Location, round_up
 
 
 class Buffer:
@@ -103,6 +103,13 @@ class Program:
 
 UNIT, BLOCK = "unit", "block"  # the parameters of launches within Rounds
 LOCAL = -1  # the slot of the memory that a thread has for itself there
+PAGE = 4096  # bytes: the memories of threads do not share pages
+
+
+def local_memory(nbytes: int, threads: int) -> int:
+    """Bytes that so many threads take where each has `nbytes` of its own: there is one part more,
+    for launches that all threads share."""
+    return round_up(nbytes, PAGE) * (threads + 1)
 
 
 @dataclass(frozen=True)
@@ -155,9 +162,11 @@ class Launch:
             return [part.executable for part, _, _ in self.executable.parts]
         return [self.executable]
 
-    def with_executables(self, of: Callable[[Any], Any]) -> Launch:
-        """The same launch of other executables."""
+    def with_executables(self, of: Callable[[Any], tuple[Any, bool]]) -> Launch:
+        """The same launch of other executables. `of` also says whether several threads may enter
+        one: of all that a launch knows, only that depends on the schedule of the kernel."""
         if not isinstance(self.executable, Rounds):
-            return replace(self, executable=of(self.executable))
+            executable, parallel = of(self.executable)
+            return replace(self, executable=executable, parallel=parallel)
         parts = ((p.with_executables(of), first, end) for p, first, end in self.executable.parts)
         return replace(self, executable=replace(self.executable, parts=tuple(parts)))

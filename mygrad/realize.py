@@ -88,19 +88,24 @@ def _prepare(
         statistics["from disk"] += 1
         where = places(nodes)
         return Prepared(
-            found, lambda: scheduler.schedule(rebuild(structure, where), device, *about)
+            found, lambda: scheduler.schedule(rebuild(structure, where), device, *about, _threads)
         )
     statistics["scheduled"] += 1
-    plan = scheduler.schedule(nodes, device, *about)
+    plan = scheduler.schedule(nodes, device, *about, _threads)
     outline = assemble(plan)
-    stored.save((structure, about), device, outline.with_executables(lambda e: e.key))
-    return Prepared(outline.with_executables(lambda e: e.executable), lambda: plan)
+    stored.save((structure, about), device, outline.with_executables(lambda e: (e.key, e.parallel)))
+    return Prepared(outline.with_executables(lambda e: e.entry), lambda: plan)
 
 
 def _device(nodes: Sequence[Node]) -> str:
     """Where nodes are computed that no buffer ties to a device."""
     placed = [n.device for n in nodes]
     return devices.default() if not placed or None in placed else str(placed[0])
+
+
+def _threads(device: str) -> int:
+    """How many threads share the work of a device."""
+    return devices.get(device).target.threads
 
 
 def plan(*values: Lazy) -> explain.Plan:
@@ -123,7 +128,7 @@ def plan(*values: Lazy) -> explain.Plan:
     pending = [n for n in nodes if resident(n) is None]
     if not pending:
         return explain.Plan((), 0)
-    return explain.plan_of(scheduler.schedule(pending, _device(pending)))
+    return explain.plan_of(scheduler.schedule(pending, _device(pending), threads=_threads))
 
 
 def assemble(plan: Schedule) -> Outline:
@@ -147,6 +152,7 @@ def assemble(plan: Schedule) -> Outline:
         plan.memories,
         plan.results,
         plan.arena_bytes,
+        plan.local_bytes,
         _variables(plan),
         tuple(parts),
     )

@@ -44,7 +44,10 @@ def load(structure: Hashable, device: str) -> Outline | None:
     segments = [p for p in outline.parts if isinstance(p, Segment)]
     keys = list(dict.fromkeys(e for s in segments for one in s.launches for e in one.executables))
     found = compiler.load(keys, device)
-    return None if found is None else outline.with_executables(lambda key: found[key].executable)
+    if found is None:
+        return None
+    # the kernel may have been tuned since: its launches are those of what was loaded
+    return outline.with_executables(lambda key: found[key].entry)
 
 
 def save(structure: Hashable, device: str, outline: Outline) -> None:

@@ -48,9 +48,11 @@ print(json.dumps([losses, order, realize.statistics, compiler.statistics, heavy]
 """
 
 
-def start(folder: Path, code: str = PROGRAM, **settings: str) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, code: str = PROGRAM, *arguments: str, **settings: str
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "MYGRAD_CACHE": str(folder), "CPU": "1"}
         | settings,
@@ -120,6 +122,45 @@ def test_processes_share_the_folder(tmp_path: Path) -> None:
     results = [finish(p)[0] for p in together]
     assert all(r[:2] == results[0][:2] for r in results)
     assert finish(start(tmp_path))[0][2]["scheduled"] == 0
+
+
+COUNTERS = """
+import json, sys
+import numpy as np
+from mygrad import Tensor, jit, realize, tune
+from mygrad.codegen.actions import Parallel
+
+tune.BETTER = 1e9  # whatever the clock says
+tune.neighbours = lambda kernel, actions: iter(
+    [tuple(a for a in actions if not isinstance(a, Parallel))]
+)
+counters = [Tensor(np.zeros(n << 18, np.float32)).realize() for n in map(int, sys.argv[1:])]
+
+@jit
+def step():
+    for counter in counters:
+        counter.assign(counter + 1)
+
+for _ in range(3):
+    step()
+((captured,),) = step.captured.values()
+(segment,) = captured.prepared.outline.parts
+parallel = [launch.parallel for launch in segment.launches]
+values = [sorted({float(c.min().item()), float(c.max().item())}) for c in counters]
+print(json.dumps([values, parallel, realize.statistics["scheduled"]]))
+"""
+
+
+def test_a_kernel_that_was_tuned_after_its_program_was_kept(tmp_path: Path) -> None:
+    """Threads that all run what they no longer share would count several times."""
+    one, many = ("4",), {"MYGRAD_THREADS": "4"}
+    first, _ = finish(start(tmp_path, COUNTERS, *one, **many))
+    assert first[:2] == [[[3.0]], [True]]
+    tuned, _ = finish(start(tmp_path, COUNTERS, "4", "2", **many, TUNE="60"))
+    assert tuned[:2] == [[[3.0], [3.0]], [False, False]]
+    assert files(tmp_path, "tuned")
+    again, _ = finish(start(tmp_path, COUNTERS, *one, **many))
+    assert again == [[[3.0]], [False], 0]
 
 
 def sort(x: Node) -> Node:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from mygrad import Tensor, interpret, sorting
 from mygrad import graph as g
+from mygrad.runtime import device as devices
 
 TYPES = ("f2", "f4", "f8", "i1", "i4", "i8", "u1", "u2", "u4", "u8", "?")
 SHAPES = ((0,), (1,), (2,), (257,), (1 << 17,), (3, 5), (5, 3), (7, 20_011), (4, 0, 3), (2, 31, 6))
@@ -63,6 +66,20 @@ def test_on_devices(dtype: str, device: str) -> None:
     np.testing.assert_array_equal(order.numpy(), want)
     np.testing.assert_array_equal(values.numpy(), np.take_along_axis(x.numpy(), want, 1))
     np.testing.assert_array_equal(values.sort(0)[0].numpy(), np.sort(values.numpy(), 0))
+
+
+def test_whole_numbers_on_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of 64 bits leave no room for the place beside them."""
+    pytest.importorskip("llvmlite")
+    runtime = devices.get("cpu")
+    monkeypatch.setattr(runtime, "target", dataclasses.replace(runtime.target, threads=2))
+    for shape in ((sorting.MANY + 3,), (3, sorting.MANY // 2)):
+        plain = special("i8", shape)
+        x = Tensor(plain, device="cpu").realize()
+        values, order = x.sort(-1)
+        np.testing.assert_array_equal(order.numpy(), np.argsort(plain, -1, kind="stable"))
+        np.testing.assert_array_equal(x.argsort(-1).numpy(), order.numpy())
+        np.testing.assert_array_equal(values.numpy(), np.sort(plain, -1))
 
 
 def test_the_values_have_a_gradient() -> None:

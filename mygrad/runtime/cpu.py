@@ -30,7 +30,7 @@ import numpy as np
 from mygrad.config import config
 from mygrad.errors import InternalError, message
 from mygrad.helpers import content_key
-from mygrad.program import Launch, Program, Target
+from mygrad.program import Launch, Program, Target, local_memory
 from mygrad.runtime import guard, native
 from mygrad.runtime.base import LaunchSequence, Runtime
 from mygrad.runtime.cache import default_cache
@@ -370,7 +370,7 @@ class NativeSequence(LaunchSequence):
     @contextmanager
     def _local_memory(self) -> Iterator[None]:
         """Memory for each thread's own, while the launches run."""
-        memory = self._runtime.allocate(self._local * (self._runtime.target.threads + 1))
+        memory = self._runtime.allocate(local_memory(self._local, self._runtime.target.threads))
         try:
             self._local_address.value = memory.address
             yield

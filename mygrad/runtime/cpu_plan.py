@@ -18,10 +18,9 @@ from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 from mygrad.helpers import round_up
-from mygrad.program import BLOCK, LOCAL, UNIT, Launch, Rounds
+from mygrad.program import BLOCK, LOCAL, PAGE, UNIT, Launch, Rounds
 from mygrad.runtime import native
 
-PAGE = 4096  # bytes: the memories of threads do not share pages
 _KIND: dict[str | int, int] = {UNIT: 2, BLOCK: 3}  # of arguments of rounds: see native.py
 CALL, BYTES = 1e-6, 1e10  # seconds for a serial launch, and bytes that it touches in one
 MANY = 500  # serial launches between two barriers, from which on nobody looks for chains

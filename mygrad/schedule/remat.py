@@ -5,11 +5,13 @@
 Of the arrays that wait while the most memory is in use, the one goes that frees most bytes for the
 time that making it again takes, until the budget is met (Chen et al. 2016, 1604.06174, choose in
 the same spirit, by layers). An array is made again from what is alive at that time, or from inputs;
-if operands must wait longer for it, they count against it.
+if operands must wait longer for it, they count against it. A part of a joined array lies inside of
+it: only if it is the one part that is there so early, making it again lets the whole come later.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,21 +20,23 @@ from mygrad.helpers import quantity
 from mygrad.kernel import Kernel
 from mygrad.schedule import cost, memory
 from mygrad.schedule.bands import users_of, written_by
-from mygrad.schedule.steps import Memory, Step, peak_of
+from mygrad.schedule.steps import Memory, Step, Threads, local_bytes_of, peak_of
 
 
 def fit(
-    steps: Sequence[Step], arrays: Sequence[Memory], budget: int
+    steps: Sequence[Step], arrays: Sequence[Memory], budget: int, threads: Threads
 ) -> tuple[list[Step], list[Memory]]:
-    """The steps with arrays made again until `budget` bytes are enough for temporaries and results.
+    """The steps with arrays made again until `budget` bytes are enough for temporaries, results and
+    the memory of threads.
 
     Raises:
         DeviceError: they cannot be; the error says how many bytes would.
     """
     fitter = _Fitter(list(steps), list(arrays))
-    kept = peak_of(arrays, {})
+    kept = peak_of(arrays, {}, 0)
+    local = local_bytes_of(steps, threads)  # no band is run again
     best = None
-    while (peak := fitter.peak() + kept) > budget:
+    while (peak := fitter.peak() + kept + local) > budget:
         best = peak if best is None else min(best, peak)
         if not fitter.improve():
             raise DeviceError(
@@ -61,19 +65,20 @@ class _Fitter:
         self.steps = steps
         self.arrays = arrays
         self.users: dict[int, list[int]] = {}
-
-    def temporary(self) -> list[int]:
-        """Arrays that the arena holds."""
-        return [i for i in self.users if self.arrays[i].kind == "temporary"]
+        self.inside: memory.Inside = {}
+        self.life: dict[int, memory.Lifetime] = {}  # of what the arenas hold
 
     def peak(self) -> int:
-        """Bytes of the arena."""
+        """Bytes of the arenas."""
         self.users = users_of(self.steps)
-        needs = [
-            memory.Lifetime(max(1, self.arrays[i].nbytes), self.users[i][0], self.users[i][-1])
-            for i in self.temporary()
-        ]
-        return memory.place(needs)[1]
+        self.inside = memory.parts_of(self.steps, self.arrays)
+        life = memory.lifetimes(self.steps, self.arrays, self.inside)
+        self.life = {i: n for i, n in life.items() if self.arrays[i].kind == "temporary"}
+        return sum(memory.plan(self.steps, self.arrays).nbytes.values())
+
+    def place(self, i: int) -> int:
+        """The array that has a place of its own in the arena: this one, or what it is part of."""
+        return self.inside.get(i, (i, 0))[0]
 
     def improve(self) -> bool:
         """Make the best array again; whether there was one."""
@@ -86,9 +91,9 @@ class _Fitter:
     def busiest(self) -> int:
         """The step during which most bytes are alive."""
         change = [0] * (len(self.steps) + 1)
-        for i in self.temporary():
-            change[self.users[i][0]] += self.arrays[i].nbytes
-            change[self.users[i][-1] + 1] -= self.arrays[i].nbytes
+        for need in self.life.values():
+            change[need.first] += need.nbytes
+            change[need.last + 1] -= need.nbytes
         alive, most, found = 0, -1, 0
         for position, n in enumerate(change[:-1]):
             alive += n
@@ -98,18 +103,19 @@ class _Fitter:
 
     def choices(self, busiest: int) -> Iterator[_Choice]:
         """What could be made again after the busiest step, and not wait during it."""
-        for i in self.temporary():
-            maker, *readers = self.users[i]
+        early = {i for s in self.steps[: busiest + 1] for i in s.arguments}
+        parts = Counter(self.place(i) for i in early if i in self.inside)  # that are there
+        for i, (maker, *readers) in self.users.items():
+            place = self.place(i)
             later = [p for p in readers if p > busiest]
-            if maker >= busiest or busiest in readers or not later:
+            if place not in self.life or maker >= busiest or busiest in readers or not later:
                 continue
-            if not self.is_free(maker, i, later[0]):
+            if parts[place] > (i in self.inside) or not self.is_free(maker, i, later[0]):
                 continue
             step = self.steps[maker]
-            freed = self.arrays[i].nbytes
-            for j in set(step.arguments) - set(written_by(step)):
-                if self.arrays[j].kind == "temporary" and self.users[j][-1] < later[0]:
-                    freed -= self.arrays[j].nbytes if self.users[j][-1] < busiest else 0
+            operands = {self.place(j) for j in set(step.arguments) - set(written_by(step))}
+            waiting = [self.life[j] for j in operands - {place} if j in self.life]
+            freed = self.life[place].nbytes - sum(n.nbytes for n in waiting if n.last < busiest)
             if freed > 0:
                 kernel = step.what
                 assert isinstance(kernel, Kernel)

@@ -27,9 +27,17 @@ from mygrad.schedule.revise import choose_homes
 from mygrad.schedule.sharing import share
 from mygrad.schedule.simplify import simplify
 from mygrad.schedule.split import split_sums
-from mygrad.schedule.steps import Memory, Schedule, Step, inputs, is_host_step
+from mygrad.schedule.steps import (
+    JOIN,
+    Memory,
+    Schedule,
+    Step,
+    Threads,
+    inputs,
+    is_host_step,
+    local_bytes_of,
+)
 
-JOIN = "join"  # a step that is no work: its operands lie in its result
 PIPELINE = (
     "simplify the graph",
     "join what is computed in parts",
@@ -52,10 +60,12 @@ def schedule(
     device: str,
     memory_budget: int | None = None,
     in_place: Sequence[tuple[int, int]] = (),
+    threads: Threads = lambda device: 1,
 ) -> Schedule:
     """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a
     device are computed on `device`. With `memory_budget`, `peak_bytes` is at most that. `in_place`
     are pairs of a root and an input, by their numbers: the root may take the place of the input.
+    `threads` of devices have a say in `peak_bytes`, and in nothing else if there is no budget.
 
     Raises:
         DeviceError: the budget cannot be met.
@@ -77,7 +87,7 @@ def schedule(
     _link(homes, built)
     at = {slot: node for node, slot in slots.items()}
     _read_first(homes, built, [(simple[r], at[slot]) for r, slot in in_place])
-    planner = _Planner(_ordered(homes, built), slots, device)
+    planner = _Planner(_ordered(homes, built), slots, device, threads)
     return planner.plan(simple, memory_budget, in_place)
 
 
@@ -153,25 +163,20 @@ def _ordered(homes: Homes, built: dict[Group, Built | None]) -> list[tuple[Group
     return [(g, built[g]) for g in result]
 
 
-def _parts(steps: Sequence[Step], arrays: Sequence[Memory]) -> dict[int, tuple[int, int]]:
-    """In what array the parts of joined arrays lie, and at which byte."""
-    found: dict[int, tuple[int, int]] = {}
-    for step in steps:
-        if step.what == JOIN:
-            *parts, whole = step.arguments
-            found |= {i: (whole, n * arrays[i].nbytes) for n, i in enumerate(parts)}
-    return found
-
-
 class _Planner:
     """Numbers memories and plans the arena for groups in order."""
 
     def __init__(
-        self, groups: list[tuple[Group, Built | None]], slots: dict[Node, int], device: str
+        self,
+        groups: list[tuple[Group, Built | None]],
+        slots: dict[Node, int],
+        device: str,
+        threads: Threads,
     ) -> None:
         self.groups = groups
         self.slots = slots
         self.device = device
+        self.threads = threads
         self.number: dict[Node, int] = {}
         self.nodes: list[Node] = []
 
@@ -195,10 +200,11 @@ class _Planner:
             arrays[i] = arrays[source]
         results = tuple(place.get(i, i) for i in results)
         if budget is not None:
-            steps, arrays = remat.fit(steps, arrays, budget)
+            steps, arrays = remat.fit(steps, arrays, budget, self.threads)
         arenas = self._place(steps, arrays)
         work = tuple(s for s in steps if s.what != JOIN)
-        return Schedule(work, tuple(arrays), results, arenas)
+        local = local_bytes_of(work, self.threads)
+        return Schedule(work, tuple(arrays), results, arenas, local)
 
     def _memory(self, node: Node) -> int:
         if node not in self.number:
@@ -230,29 +236,13 @@ class _Planner:
     def _place(self, steps: Sequence[Step], arrays: list[Memory]) -> dict[str, int]:
         """Give every temporary array its place in the arena of its device; the size of each
         arena."""
-        inside = _parts(steps, arrays)
-        life: dict[int, list[int]] = {}
-        for position, step in enumerate(steps):
-            for i in step.arguments if step.what != JOIN else ():
-                whole, _ = inside.get(i, (i, 0))
-                life.setdefault(whole, [position, position])[1] = position
-        arenas: dict[str, int] = {}
-        temporary = [i for i in life if arrays[i].kind == "temporary"]
         if config.MYGRAD_GUARD:  # each has memory of its own, between guard pages
-            for i in temporary:
+            for i in {i for s in steps for i in s.arguments if arrays[i].kind == "temporary"}:
                 arrays[i] = replace(arrays[i], kind="separate")
-            temporary = []
-        for device in dict.fromkeys(arrays[i].device for i in temporary):
-            mine = [i for i in temporary if arrays[i].device == device]
-            needs = [memory.Lifetime(max(1, arrays[i].nbytes), *life[i]) for i in mine]
-            placed, arenas[device] = memory.place(needs)
-            for i, offset in zip(mine, placed, strict=True):
-                arrays[i] = replace(arrays[i], number=offset)
-        for i, (whole, within) in inside.items():
-            if {arrays[i].kind, arrays[whole].kind} != {"temporary"}:
-                raise InternalError(f"schedule: no place in the arena for parts of memory {whole}")
-            arrays[i] = replace(arrays[i], number=arrays[whole].number + within)
-        return arenas
+        planned = memory.plan(steps, arrays)
+        for i, offset in planned.offsets.items():
+            arrays[i] = replace(arrays[i], number=offset)
+        return planned.nbytes
 
     def _device(self, node: Node) -> str:
         return node.device or self.device

@@ -10,7 +10,7 @@ its inputs are numbered in the order in which `key` meets the BUFFER nodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,13 @@ from mygrad.dtype import DType
 from mygrad.graph import HostCall, Node
 from mygrad.helpers import UNKNOWN, Location, Place, Shape, content_key, located, prod
 from mygrad.ops import Op
-from mygrad.program import BLOCK, LOCAL, UNIT, Buffer
+from mygrad.program import BLOCK, LOCAL, UNIT, Buffer, local_memory
 
 if TYPE_CHECKING:
     from mygrad.kernel import BufferInfo, Kernel
+
+JOIN = "join"  # a step that is no work: its operands lie in its result
+Threads = Callable[[str], int]  # how many share the work of a device
 
 
 @dataclass(frozen=True)
@@ -143,18 +146,26 @@ class Schedule:
     memories: tuple[Memory, ...]
     results: tuple[int, ...]
     arena_bytes: dict[str, int]
+    local_bytes: int  # of all threads
 
     @property
     def peak_bytes(self) -> int:
-        """Memory the plan needs beside its inputs: arenas and results, and what host steps
-        touch."""
-        return peak_of(self.memories, self.arena_bytes)
+        """Memory the plan needs beside its inputs: arenas and results, what host steps touch, and
+        what threads have for themselves in bands. Not counted is the scratch of kernels: what is
+        too large for the stack is allocated while one runs."""
+        return peak_of(self.memories, self.arena_bytes, self.local_bytes)
 
 
-def peak_of(memories: Sequence[Memory], arena_bytes: Mapping[str, int]) -> int:
-    """Memory that a program needs beside its inputs."""
+def peak_of(memories: Sequence[Memory], arena_bytes: Mapping[str, int], local_bytes: int) -> int:
+    """Memory that a program needs beside its inputs; see `Schedule.peak_bytes`."""
     made = [m.nbytes for m in memories if m.kind in ("result", "separate")]
-    return sum(arena_bytes.values()) + sum(made)
+    return sum(arena_bytes.values()) + sum(made) + local_bytes
+
+
+def local_bytes_of(steps: Sequence[Step], threads: Threads) -> int:
+    """Memory that threads have for themselves; it is the same for all bands of a run."""
+    bands = [(s.what.local_bytes, threads(s.device)) for s in steps if isinstance(s.what, Band)]
+    return max((local_memory(*band) for band in bands), default=0)
 
 
 def inputs(roots: Sequence[Node]) -> list[Node]:
