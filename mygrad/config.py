@@ -94,6 +94,13 @@ SETTINGS: tuple[Setting, ...] = (
         "use the matrix unit of the processor, if it has one, for products of bfloat16 and int8",
     ),
     Setting(
+        "MYGRAD_WINOGRAD",
+        _boolean,
+        True,
+        "0 or 1",
+        "on the cpu, multiply less in sums over windows of float32, at about 5 times the rounding",
+    ),
+    Setting(
         "CHECK",
         _boolean,
         False,
@@ -139,6 +146,7 @@ class Config:
     REFERENCE: bool
     MYGRAD_THREADS: int
     MYGRAD_AMX: bool
+    MYGRAD_WINOGRAD: bool
     CHECK: bool
     MYGRAD_GUARD: int
     TUNE: float

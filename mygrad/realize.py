@@ -20,6 +20,7 @@ from mygrad import compiler, graph, stored
 from mygrad import dtype as dt
 from mygrad.capture import Lazy
 from mygrad.compiler import Executable
+from mygrad.config import config
 from mygrad.dtype import DType
 from mygrad.errors import DTypeError, message
 from mygrad.graph import Node
@@ -67,12 +68,13 @@ def prepare(
     slots = {id(b.arg): slot for slot, b in enumerate(buffers)}
     pairs = tuple((n, slots[id(b)]) for n, b in in_place if id(b) in slots)
     about = (memory_budget, pairs)
-    found = _prepared.get((structure, device, about))
+    place = structure, device, about, config.MYGRAD_WINOGRAD
+    found = _prepared.get(place)
     if found is None:
         if len(_prepared) >= KEPT:  # a loop over ever new shapes must not hold all of them
             del _prepared[next(iter(_prepared))]
         found = _prepare(nodes, structure, device, about)
-        _prepared[structure, device, about] = found
+        _prepared[place] = found
     return found, [b.arg for b in buffers]
 
 

@@ -64,4 +64,5 @@ def _key(structure: Hashable, device: str) -> str:
         files = sorted(f for f in here.rglob("*.py") if f.relative_to(here).parts[0] not in _ABOVE)
         _version.append(content_key(*(f.read_text() for f in files)))
     target = devices.get(device).target
-    return content_key(repr(structure), device, target, config.MYGRAD_GUARD, _version[0])
+    settings = config.MYGRAD_GUARD, config.MYGRAD_WINOGRAD
+    return content_key(repr(structure), device, target, settings, _version[0])

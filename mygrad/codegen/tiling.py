@@ -12,7 +12,7 @@ from mygrad.codegen.keeping import own_nodes, repeats
 from mygrad.codegen.stmt import SHORT, is_straight
 from mygrad.expr import Expr, free_axes, stride, toposort
 from mygrad.helpers import ceildiv, power_of_two, prod, strides_of
-from mygrad.kernel import Kernel, roots_of, store_axes
+from mygrad.kernel import Kernel, Store, roots_of, store_axes
 from mygrad.ops import ALU, TRANSCENDENTAL, Op
 from mygrad.program import Target
 
@@ -59,6 +59,7 @@ class Access:
     nbytes: int = 0  # of the whole buffer
     guarded: bool = False  # whether a condition says where it may be read
     can_stage: bool = False  # read in this nest alone, at indices that nothing else decides
+    near: bool = False  # a constant number of elements from another access, on its pages
 
     def cost(self, axis: Expr, lanes: int) -> float:
         """Of one vector along `axis`."""
@@ -69,7 +70,7 @@ class Access:
             return 1.0
         if step == 2 and not self.stores:
             return min(float(lanes), SKIPPED)
-        far = 1.0 + min(abs(step or PAGE) * self.itemsize, PAGE) / PAGE
+        far = 1.0 + (not self.near) * min(abs(step or PAGE) * self.itemsize, PAGE) / PAGE
         return lanes * far * (STRIDED_STORE if self.stores else 1.0)
 
     def packed_cost(
@@ -188,14 +189,22 @@ class Tile:
 
 
 def nests_of(kernel: Kernel, kept: Iterable[int] = ()) -> list[Nest]:
-    """The stores, then the reductions; of the repeats that are `kept`, later nests read rows."""
+    """The stores, those over the same axes together, then the reductions; of the repeats that are
+    `kept`, later nests read rows."""
     nests: list[Nest] = []
     rows = {value: axes for n in kept for value, axes in repeats(kernel)[n].reads}
+    together: dict[tuple[Expr, ...], list[Store]] = {}
     for store in kernel.stores:
-        axes = tuple(a for a in kernel.axes if a in store_axes(store))
-        nest = _nest(kernel, roots_of(store), axes, (), store.value.dtype, rows)
-        along = {a: stride(store.index, a) for a in axes}
-        nest.accesses.append(Access(along, store.value.dtype.itemsize, True, store.slot))
+        own = store_axes(store)
+        together.setdefault(tuple(a for a in kernel.axes if a in own), []).append(store)
+    for axes, stores in together.items():
+        widest = max((s.value.dtype for s in stores), key=lambda t: t.itemsize)
+        roots = [e for s in stores for e in roots_of(s)]
+        nest = _nest(kernel, roots, axes, (), widest, rows)
+        for s in stores:
+            along = {a: stride(s.index, a) for a in axes}
+            nest.accesses.append(Access(along, s.value.dtype.itemsize, True, s.slot))
+        _note_near(nest.accesses)
         nests.append(nest)
     for e in toposort([e for store in kernel.stores for e in roots_of(store)]):
         if e.op is Op.REDUCE:
@@ -215,6 +224,15 @@ def nests_of(kernel: Kernel, kept: Iterable[int] = ()) -> list[Nest]:
     for access in (x for n in nests for x in n.accesses):
         access.can_stage = access.can_stage and reads[access.slot] == 1
     return [n for n in nests if all(a.arg[1] > 0 for a in n.axes)]
+
+
+def _note_near(accesses: Iterable[Access]) -> None:
+    """Of accesses that move alike in one array, only the first one is far from all others."""
+    met: set[tuple[object, ...]] = set()
+    for x in accesses:
+        like = x.slot, x.stores, *((a, n) for a, n in x.strides.items())
+        x.near = like in met and None not in x.strides.values()
+        met.add(like)
 
 
 def _nest(
@@ -307,7 +325,7 @@ def _with_lanes(nest: Nest, tile: Tile, axis: Expr | None, target: Target) -> Ti
     """A copy of a tile in which an axis has lanes."""
     lanes = dict(tile.lanes)
     if axis is not None:
-        lanes.setdefault(axis, min(_lanes(nest, target), power_of_two(axis.arg[1])))
+        lanes.setdefault(axis, _width(nest, axis, target))
     return Tile(lanes, dict(tile.copies), dict(tile.runs))
 
 
@@ -315,6 +333,15 @@ def _lanes(nest: Nest, target: Target) -> int:
     """Elements of the widest type of the nest in a vector register."""
     lanes = target.vector_bytes // max(nest.itemsize, 2)
     return max(min(lanes, MAX_LANES.get(target.language, 64)), 1)
+
+
+def _width(nest: Nest, axis: Expr, target: Target) -> int:
+    """Lanes along an axis. Lines that are whole pages apart have one place in the first cache: of
+    more than it holds there none stays until its next element is asked for."""
+    lanes = min(_lanes(nest, target), power_of_two(axis.arg[1]))
+    steps = (_step(x, axis) for x in nest.accesses if x.strides.get(axis, 0) is not None)
+    crowded = not nest.reduced and any(step and step % PAGE == 0 for step in steps)
+    return min(lanes, WAYS) if crowded else lanes
 
 
 def _vector_axes(nest: Nest, scalar: frozenset[Expr], target: Target) -> list[Expr | None]:
@@ -327,7 +354,7 @@ def _vector_axes(nest: Nest, scalar: frozenset[Expr], target: Target) -> list[Ex
     for a in nest.axes:
         if a in scalar or lanes < 2:
             continue
-        width = min(lanes, power_of_two(a.arg[1]))
+        width = _width(nest, a, target)
         points = a.arg[1] / ceildiv(a.arg[1], width)  # of the axis in one vector, on average
         wide = 2 if nest.reduced and a.arg[1] > width else 1  # vectors of a good tile
         costs = [nest.packed_cost(x, a, width, target, wide) for x in nest.accesses]

@@ -32,13 +32,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from itertools import pairwise
 
 from mygrad import domain, expr
 from mygrad.expr import Expr
 from mygrad.helpers import ceildiv, prod
-from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of, store_axes
+from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of, scan_axes, store_axes
 from mygrad.ops import Op
 from mygrad.program import BLOCK, LOCAL, UNIT
 from mygrad.schedule import cost, memory, reshape_axes
@@ -83,6 +83,11 @@ class Draft:
         """Whether something is added up over the rows."""
         return any(c.accumulates for c in self.cuts.values())
 
+    @property
+    def parted(self) -> int:
+        """Units that have nothing to do with each other; 1 where kernels go through all of them."""
+        return self.units if all(c.units is not None for c in self.cuts.values()) else 1
+
 
 def form(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], list[Memory]]:
     """The steps with bands in the place of kernels between which large temporary arrays would wait;
@@ -111,8 +116,7 @@ class _Former:
         before = self.steps, self.arrays, dict(self.again)
         self.steps, self.arrays = list(self.steps), list(self.arrays)
         for i in reversed(self.large()):
-            if i not in (kept or ()):
-                self.make_again(i)
+            self.make_again(i, kept or set())
         for i in self.large():
             self.look_at(i)
         waiting = {self.again[i] for s in self.steps for i in s.arguments if i in self.again}
@@ -131,11 +135,14 @@ class _Former:
         """Whether an array is one of them."""
         return self.arrays[i].kind == "temporary" and self.arrays[i].nbytes >= self.least
 
-    def make_again(self, i: int) -> None:
+    def make_again(self, i: int, kept: Set[int]) -> None:
         """Where not all readers of an array can be in one band with its maker, let those that
-        cannot read one that is made again just before the first of them."""
+        cannot read one that is made again just before the first of them; not if one of `kept` would
+        be made again with it."""
         self.users = users_of(self.steps)
         users = self.users[i]
+        if not kept.isdisjoint(written_by(self.steps[users[0]])):
+            return
         for n in range(len(users), 1, -1):
             drafts = (self.attempt(users[:n], rows, {i: w}) for rows, w in self.places_to_cut(i))
             if any(self.is_fitting(replace(d, local=[*d.local, i])) for d in drafts if d):
@@ -172,11 +179,18 @@ class _Former:
         """Whether blocks are neither so small that they cost more than they save, nor all there
         is, and where the arrays could wait in memory, what all blocks read is much less."""
         rows, alone = self.block_rows(draft), self.by_units(draft)
+        if self.is_whole(draft):
+            return True
         if rows < cost.BAND_ROWS or (rows == draft.rows and not alone):
             return False
         if any(self.arrays[i].nbytes >= cost.BAND_BYTES for i in draft.local):
             return True
-        return alone and self.read_again(draft, rows) <= cost.BAND_AGAIN * self.saved(draft)
+        return alone and self.is_near(draft, rows, cost.BAND_AGAIN)
+
+    def is_near(self, draft: Draft, rows: int, share: float) -> bool:
+        """Whether blocks of so many rows read little again: no more than a share of what becomes
+        local."""
+        return self.read_again(draft, rows) <= share * self.saved(draft)
 
     def read_again(self, draft: Draft, rows: int) -> int:
         """Bytes that a band by units reads more often than its kernels would one after the other:
@@ -185,7 +199,7 @@ class _Former:
         for c in draft.cuts.values():
             for slot, indices in _accesses(c.stores).items():
                 axes = frozenset[Expr]().union(*map(expr.free_axes, indices))
-                times = 1 if axes & set(c.units or ()) else draft.units
+                times = 1 if axes & set(c.units or ()) else draft.parted
                 times *= 1 if c.row in axes else blocks
                 i = c.step.arguments[slot]
                 total += (times - 1) * self.arrays[i].nbytes if i not in draft.local else 0
@@ -195,16 +209,31 @@ class _Former:
         """Whether blocks take up no more than a cache holds."""
         block = self.saved(draft) * self.block_rows(draft) // draft.rows
         if self.by_units(draft):
-            return block // draft.units <= cost.BAND_LOCAL
+            return block // draft.parted <= cost.BAND_LOCAL
         return block <= cost.BAND_BLOCK
 
     def by_units(self, draft: Draft) -> bool:
         """Whether the band can be one step that threads can share. How many there are does not
         matter: sums must not depend on it."""
         several = draft.units > 1 or not draft.accumulates
-        return several and all(
-            c.step.device in BY_UNITS and c.units is not None for c in draft.cuts.values()
+        return self.is_whole(draft) or (
+            several
+            and self.has_threads(draft)
+            and all(c.units is not None for c in draft.cuts.values())
         )
+
+    def is_whole(self, draft: Draft) -> bool:
+        """Whether a thread can go through all units of a few rows at once: a cache holds them, and
+        blocks read little again."""
+        if draft.parted > 1 or draft.accumulates or not draft.local or not self.has_threads(draft):
+            return False
+        row = ceildiv(self.saved(draft), draft.rows)
+        rows = min(cost.BAND_LOCAL // row, draft.rows)
+        return rows > 0 and self.is_near(draft, rows, cost.BAND_WHOLE)
+
+    def has_threads(self, draft: Draft) -> bool:
+        """Whether the device has threads that run bands by themselves."""
+        return all(c.step.device in BY_UNITS for c in draft.cuts.values())
 
     def saved(self, draft: Draft) -> int:
         """Bytes of the arrays that become local."""
@@ -258,7 +287,7 @@ class _Former:
             return None
         first, width = next(iter(widths.items()))
         units = self.size(first) // (rows * width)
-        handed = self.handed_on(steps, units * rows, widths)
+        handed = self.handed_on(steps, units, rows, widths)
         around = _around(self.steps, members)
         if handed is None or around is None:
             return None
@@ -286,10 +315,11 @@ class _Former:
         return all(set(members).issuperset(self.users[i]) for i in made)
 
     def handed_on(
-        self, steps: Sequence[Step], rows: int, widths: Mapping[int, int]
+        self, steps: Sequence[Step], units: int, rows: int, widths: Mapping[int, int]
     ) -> dict[int, int] | None:
-        """The width of every array that one of the kernels writes and another touches; None if one
-        cannot have that many rows, or is written twice."""
+        """The width of every array that one of the kernels writes and another touches: with as many
+        units, if its accesses are cut so; None if one cannot have that many rows, or is written
+        twice."""
         found = dict(widths)
         touched = [i for s in steps for i in dict.fromkeys(s.arguments)]
         written = [i for s in steps for i in written_by(s)]
@@ -297,10 +327,30 @@ class _Former:
             return None
         for i in written:
             if i not in found and touched.count(i) > 1:
-                found[i], rest = divmod(self.size(i), rows)
-                if rest:
+                others = (w for r, w in self.places_to_cut(i) if r == rows)
+                alike, rest = divmod(self.size(i), units * rows)
+                may = [w for w in (*(alike,) * (not rest), *others) if self.is_cut(i, w, rows)]
+                if not may:
                     return None
+                found[i] = may[0]
         return found
+
+    def is_cut(self, i: int, width: int, rows: int) -> bool:
+        """Whether the axes with which kernels go through an array can be divided at such rows."""
+        for position in self.users[i]:
+            step = self.steps[position]
+            accesses = _accesses(_kernel(step).stores) if isinstance(step.what, Kernel) else {}
+            for slot in (n for n, j in enumerate(step.arguments) if j == i):
+                for index in accesses.get(slot, ()):
+                    terms, constant = expr.linear(index)
+                    if constant % (width * rows) >= width:
+                        return False
+                    for axis, stride in terms.items():
+                        extent = axis.arg[1] if axis.op is Op.AXIS else 1
+                        for place in (width, width * rows):
+                            if 0 < stride < place < stride * extent and place % stride:
+                                return False
+        return True
 
     # --- blocks -----------------------------------------------------------------------------------
 
@@ -309,8 +359,9 @@ class _Former:
         row = max(self.saved(draft) // draft.rows, 1)
         most = max(cost.BAND_BLOCK // row, 1)
         if self.by_units(draft):
-            row = max(row // draft.units, 1)
-            most = max(cost.BAND_LOCAL // row, cost.BAND_SHARE)
+            row = max(row // draft.parted, 1)
+            least = 1 if self.is_whole(draft) else cost.BAND_SHARE
+            most = max(cost.BAND_LOCAL // row, least)
         most = min(most, draft.rows)
         even = (r for r in range(most, most // 2, -1) if draft.rows % r == 0)
         return next(even, most)
@@ -361,7 +412,7 @@ class _Former:
     def local(self, i: int, draft: Draft, rows: int) -> int:
         """A new array for a block of another."""
         about = self.arrays[i]
-        self.arrays.append(replace(about, shape=(draft.units, rows, draft.widths[i])))
+        self.arrays.append(replace(about, shape=(self.size(i) // draft.rows, rows)))
         return len(self.arrays) - 1
 
     def band(self, draft: Draft, rows: int) -> Step:
@@ -383,19 +434,20 @@ class _Former:
                 once = c.accumulates and start == 0  # the first block sets, others add
                 for first, end in [(0, 1), (1, count)] if once else [(start, start + count)]:
                     if first < end:
-                        run = Rows(start * rows, count, size, draft.units)
+                        units = draft.parted if draft.parted > 1 else 0
+                        run = Rows(start * rows, count, size, units)
                         kernel = _block_kernel(c, draft, run, later=first > 0)
                         parts.append(Part(kernel, own, first, end, c.step.constants))
         blocks = whole + (left > 0)
         reason = (
-            f"{len(cuts)} kernels for each of {draft.units} x {blocks} blocks of {rows} rows: "
+            f"{len(cuts)} kernels for each of {draft.parted} x {blocks} blocks of {rows} rows: "
             f"{self.saved(draft) / 1e6:.3g} MB between them become {local_bytes / 1e6:.3g} MB"
         )
         band = Band(
             "",
             tuple(parts),
             tuple(arguments.values()),
-            draft.units,
+            draft.parted,
             blocks,
             not draft.accumulates,
             local_bytes,
@@ -404,7 +456,7 @@ class _Former:
         )
         return replace(
             cuts[-1].step,
-            what=band.named(f"band_{draft.units}x{blocks}x{rows}"),
+            what=band.named(f"band_{draft.parted}x{blocks}x{rows}"),
             arguments=tuple(arguments),
             reason=f"{cuts[-1].step.reason}; {reason}",
             constants=(),
@@ -418,7 +470,7 @@ class _Former:
         needs = []
         for i in draft.local:
             users = [n for n, c in enumerate(cuts) if i in c.step.arguments]
-            nbytes = rows * draft.widths[i] * self.arrays[i].dtype.itemsize
+            nbytes = self.arrays[i].nbytes // (draft.parted * draft.rows) * rows
             needs.append(memory.Lifetime(nbytes, users[0], users[-1]))
         offsets, total = memory.place(needs)
         return {i: (LOCAL, at) for i, at in zip(draft.local, offsets, strict=True)}, total
@@ -523,12 +575,11 @@ def _may_join(step: Step) -> bool:
     if any(name in (BLOCK, UNIT) for name, _, _ in kernel.params):
         return False
     plain = all(s.mode == "set" and not s.ordered_axes for s in kernel.stores)
-    return plain and not any(
-        e.op is Op.SCAN for s in kernel.stores for e in expr.toposort(roots_of(s))
-    )
+    return plain and not scan_axes(kernel)
 
 
-def _accesses(stores: Sequence[Store]) -> dict[int, list[Expr]]:
+@lru_cache(maxsize=256)
+def _accesses(stores: tuple[Store, ...]) -> dict[int, list[Expr]]:
     """By slot: at which indices it is loaded and stored."""
     found: dict[int, dict[Expr, None]] = {}
     for s in stores:
@@ -591,10 +642,11 @@ def _split_axis(
 
 def _row(index: Expr, width: int, rows: int) -> Expr | None:
     """The axis that is the row in an index."""
-    terms, inner = expr.linear(index)
+    terms, constant = expr.linear(index)
+    inner = constant % (width * rows)
     row = None
     for axis, stride in terms.items():
-        if axis.op is not Op.AXIS or stride < 0 or inner < 0:
+        if axis.op is not Op.AXIS or stride < 0 or constant < 0:
             return None
         if stride >= width * rows:
             if stride % (width * rows):
@@ -714,7 +766,8 @@ def _in_local(
 
     def within(slot: int, index: Expr) -> Expr:
         terms, total = expr.linear(index)
-        moved = expr.const(total)
+        number, rest = divmod(total, widths[slot] * rows)
+        moved = expr.const(number * widths[slot] * own.arg[1] * (not one_unit) + rest)
         for axis, stride in terms.items():
             number = stride // (widths[slot] * rows)
             near = number * widths[slot] * own.arg[1] if number else stride

@@ -19,7 +19,7 @@ from mygrad import expr, graph, movement
 from mygrad.dtype import DType
 from mygrad.expr import Expr
 from mygrad.graph import Node
-from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of
+from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of, store_axes
 from mygrad.ops import ALU, MOVEMENT, Op
 from mygrad.schedule import cost, reshape_axes
 from mygrad.schedule.facts import moved
@@ -418,7 +418,7 @@ def _kernel(
     written = {s.slot for s in stores}
     buffers = tuple(BufferInfo(*info, slot in written) for slot, info in enumerate(infos))
     kernel = Kernel("", axes, stores, buffers, _params(stores))
-    flops, nbytes = _work(kernel)
+    flops, nbytes = work(kernel)
     return replace(named(kernel, _name(kind, rows, kernel)), flops=flops, bytes=nbytes)
 
 
@@ -427,12 +427,14 @@ def _params(stores: tuple[Store, ...]) -> tuple[tuple[str, int, int], ...]:
     return tuple(sorted(found))
 
 
-def _work(kernel: Kernel) -> tuple[int, int]:
+def work(kernel: Kernel) -> tuple[int, int]:
     """Floating-point operations, and bytes of every element that is read or written, counted
     once."""
     flops, touched = 0, dict.fromkeys((s.slot for s in kernel.stores), 0)
     for store in kernel.stores:
-        touched[store.slot] += kernel.buffers[store.slot].size
+        size = kernel.buffers[store.slot].size
+        points = cost.extents(store_axes(store)) if store.mode == "set" else size
+        touched[store.slot] = min(size, touched[store.slot] + points)
     read: dict[int, int] = {}
     for e in kernel.nodes:
         if e.op is Op.LOAD:

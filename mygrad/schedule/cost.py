@@ -43,10 +43,17 @@ WEIGHT: dict[Op, float] = {
     Op.GATHER: 3.0,
 }
 
+# sums over windows (winograd.py)
+TILED = (
+    0.15  # a byte of tiles: it is written by one kernel, read by the next, and made by arithmetic
+)
+WORTH = 0.85  # of the time of the direct sum, that all may take together
+
 # bands (bands.py)
 BAND_BYTES = 32 << 20  # a temporary array from which on is too large to wait in memory
 BAND_NEAR = 4  # an array of this part of it is better kept in the cache of a thread, if it can be,
-BAND_AGAIN = 0.25  # and if, for each byte that is not stored, no more than this are read again
+BAND_AGAIN = 0.25  # and if, for each byte that is not stored, no more than this are read again,
+BAND_WHOLE = 0.6  # or this, where blocks are of all units, and small
 BAND_BLOCK = 16 << 20  # bytes of all local arrays of a block: some cache holds them
 BAND_LOCAL = 2 << 20  # the same for one thread, where it runs the band by itself
 BAND_SHARE = 64  # rows of its blocks at least: each copies what all rows of a unit read

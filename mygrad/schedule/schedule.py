@@ -18,7 +18,7 @@ from mygrad.config import config
 from mygrad.errors import InternalError
 from mygrad.graph import Node
 from mygrad.ops import Op
-from mygrad.schedule import bands, masks, memory, panels, remat
+from mygrad.schedule import bands, masks, memory, panels, remat, winograd
 from mygrad.schedule.build import Builder, Built
 from mygrad.schedule.homes import STEPS, Group, Homes
 from mygrad.schedule.joins import join_parts
@@ -47,6 +47,7 @@ PIPELINE = (
     "share kernels",
     "order",
     "say masks wherever they hold",
+    "multiply less in sums over windows",
     "form bands",
     "lay out operands as panels",
     "update state where it is",
@@ -71,7 +72,7 @@ def schedule(
         DeviceError: the budget cannot be met.
     """
     slots = {node: i for i, node in enumerate(inputs(roots))}
-    simple = [_unshaped(r) for r in split_sums(join_parts(simplify(roots)))]
+    simple = [_unshaped(r) for r in split_sums(join_parts(simplify(roots)), device)]
     homes = choose_homes([r for r in simple if r.op is not Op.BUFFER])
     built: dict[Group, Built | None] = {}
     while len(built) < len(homes.groups):  # building may add groups: padded copies
@@ -191,7 +192,8 @@ class _Planner:
         for i in separate:
             if arrays[i].kind == "temporary":
                 arrays[i] = replace(arrays[i], kind="separate")
-        steps, arrays = bands.form(masks.apply(planned, arrays), arrays)
+        steps, arrays = winograd.apply(masks.apply(planned, arrays), arrays)
+        steps, arrays = bands.form(steps, arrays)
         steps, arrays = panels.lay_out(steps, arrays)
         inputs_at = {m.number: i for i, m in enumerate(arrays) if m.kind == "input"}
         pairs = [(results[r], inputs_at[slot]) for r, slot in in_place if slot in inputs_at]

@@ -24,6 +24,7 @@ from mygrad import expr, graph, movement
 from mygrad.graph import Node
 from mygrad.helpers import prod
 from mygrad.ops import ALU, MOVEMENT, SOURCE, Op
+from mygrad.schedule import winograd
 from mygrad.schedule.homes import flat
 
 FEW_RESULTS = 16  # results that cannot keep all threads busy
@@ -36,14 +37,17 @@ WHOLE = "a long sum that its kernel divides: partial results wait in memory"
 REUSE = 8  # reads of an operand from which keeping it in cache pays
 
 
-def split_sums(roots: Sequence[Node]) -> list[Node]:
-    """The roots with every such sum split; new nodes keep the user's line."""
-    return graph.rewrite(roots, _parted)
+def split_sums(roots: Sequence[Node], device: str) -> list[Node]:
+    """The roots, computed on `device` if no buffer says otherwise, with every such sum split; new
+    nodes keep the user's line."""
+    return graph.rewrite(roots, lambda node, done: _parted(node, done, device))
 
 
-def _parted(node: Node, done: dict[Node, Node]) -> Node:
+def _parted(node: Node, done: dict[Node, Node], device: str) -> Node:
     result = graph.on_operands(node, done)
     axis, parts = _parts(result) if _is_long(result) else (0, 1)
+    if parts > 1 and _is_whole(result, device, parts):
+        return result
     if parts > 1 and result.size > FEW_RESULTS and _is_one(result.src[0], result.arg[1]):
         return graph.contiguous(result, WHOLE)
     if parts > 1:
@@ -55,6 +59,28 @@ def _parted(node: Node, done: dict[Node, Node]) -> Node:
 
 def _is_long(node: Node) -> bool:
     return node.op is Op.REDUCE and node.arg[0] is Op.ADD and node.src[0].size >= LONG_SUM
+
+
+def _is_whole(node: Node, device: str, parts: int) -> bool:
+    """Whether winograd.py will compute a sum, better as a whole than in so many parts."""
+    x, (op, axes) = node.src[0], node.arg
+    if x.op is not Op.MUL or not winograd.is_on(node.device or device):
+        return False
+    index = tuple(expr.axis(a, n) if n > 1 else expr.const(0) for a, n in enumerate(x.shape))
+    factors = []
+    for slot, factor in enumerate(x.src):
+        at = index
+        while factor.op in MOVEMENT:
+            at, _ = movement.index(factor.op, factor.src[0].shape, factor.arg, at)
+            factor = factor.src[0]
+        if factor.dtype is not dt.float32 or factor.op is Op.CAST:
+            return False
+        factors.append(expr.load(slot, factor.dtype, flat(at, factor.shape)))
+    summed = [index[a] for a in axes if index[a].op is Op.AXIS]
+    total = expr.reduce(op, expr.alu(Op.MUL, *factors), summed)
+    outer = [a for a in index if a.op is Op.AXIS and a not in summed]
+    found = winograd.sliding(total, outer, len(index))
+    return found is not None and not winograd.stays_near(found, parts)
 
 
 def _parts(node: Node) -> tuple[int, int]:

@@ -1,0 +1,420 @@
+"""Sums over sliding windows with fewer multiplications.
+
+    y[n, o, p, q] = sum x[n, c, p + k, q + l] g[o, c, k, l]     over c, k, l
+
+    ->  taps      T[i, j, c, o] = E g E^T                       4 kernels; i, j < 6 are planes
+        data      D[i, j, n, t, c] = D x D^T                    t numbers the tiles of p and q
+        products  M[i, j, n, t, o] = sum D[..] T[..]            over c: 36 plain products
+        results   y = R M R^T, and all that is done with y
+
+Each tile of m x m results needs 6 x 6 data and r x r taps, with m + r = 7: 36 multiplications for
+144 with windows of 3 x 3, for 100 with 5 x 5 (the matrices: interpolation.py). Where the window is
+what is computed (k, l stay, p, q are summed: the gradient of a weight), windows are results, and r
+points of each long axis at a time are the taps.
+
+Nothing here knows what a convolution is: what is looked for is a sum of products of which one
+factor moves with the sum of two axes, one of them summed and the other not, twice. What is computed
+on the way into it (an activation) becomes a part of the kernel for data, what is done with its
+result a part of that for results; both go through channels as vectors. Where the tiles of a few
+images fit in a cache, bands keep them there between the kernels (bands.py).
+
+Results differ in rounding, by about twice the error of the sum itself, and what is infinite or NaN
+reaches all results of its tile. MYGRAD_WINOGRAD=0 turns it off.
+
+Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, 2016
+(arXiv:1509.09308).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, reduce
+from itertools import product
+
+from mygrad import dtype as dt
+from mygrad import expr
+from mygrad.config import config
+from mygrad.expr import Expr
+from mygrad.helpers import ceildiv, prod
+from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of
+from mygrad.ops import Op
+from mygrad.schedule import cost, reshape_axes
+from mygrad.schedule.build import work
+from mygrad.schedule.interpolation import DATA, POINTS, Matrix, both, evaluation, reading
+from mygrad.schedule.steps import Memory, Step
+
+ON = frozenset({"cpu"})  # devices for which it pays
+NARROWEST = 3  # window: with 2 the tiles take more than they spare
+TRUE = expr.const(True, dt.bool_)
+
+
+@dataclass(frozen=True)
+class Slide:
+    """A long axis and a window: data move with `long + window`, or, where it is `reversed`, with
+    `long + (extent of the window - 1 - window)`."""
+
+    long: Expr
+    window: Expr
+    reversed: bool
+
+    @property
+    def width(self) -> int:
+        """Points of the window."""
+        return int(self.window.arg[1])
+
+    @property
+    def step(self) -> int:
+        """Points of the long axis in a tile."""
+        return POINTS + 1 - self.width
+
+    @property
+    def tiles(self) -> int:
+        """Tiles along the long axis; the last one may reach out."""
+        return ceildiv(self.long.arg[1], self.step)
+
+    def at(self, offset: int) -> Expr:
+        """The value of the window axis that moves data so far."""
+        return expr.const(self.width - 1 - offset if self.reversed else offset)
+
+    @property
+    def place(self) -> Expr:
+        """Where data are read, but for the point of the long axis."""
+        return (self.width - 1) - self.window if self.reversed else self.window
+
+    def inside(self, at: Expr) -> Expr:
+        """Whether a point of the long axis exists."""
+        return expr.less(at, expr.const(self.long.arg[1]))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sum that can be computed so. `data` has `places` instead of the two axes of each slide;
+    `taps` have the windows, or the long axes if these are summed. Further axes, by where they are
+    not: `batch` is everywhere, `summed` not in results, `rows` not in taps, `columns` not in
+    data."""
+
+    total: Expr
+    data: Expr
+    taps: Expr
+    slides: tuple[Slide, ...]
+    places: tuple[Expr, ...]
+    sums_long: bool
+    batch: tuple[Expr, ...]
+    summed: tuple[Expr, ...]
+    rows: tuple[Expr, ...]
+    columns: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What takes the place of a kernel: for each new kernel what it computes, and its arguments.
+    Those are arguments of the old one, and behind these new arrays, of so many elements."""
+
+    sizes: tuple[int, ...]
+    kernels: tuple[tuple[str, Kernel, tuple[int, ...]], ...]
+
+
+def is_on(device: str) -> bool:
+    """Whether such sums are looked for on a device."""
+    return device in ON and config.MYGRAD_WINOGRAD
+
+
+def apply(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], list[Memory]]:
+    """The steps with such sums computed so where it pays; new arrays are appended to `arrays`."""
+    done: list[Step] = []
+    made = list(arrays)
+    look = cache(plan)  # layers are often equal
+    for step in steps:
+        found = look(step.what) if is_on(step.device) and isinstance(step.what, Kernel) else None
+        if found is None:
+            done.append(step)
+            continue
+        number = [*step.arguments, *range(len(made), len(made) + len(found.sizes))]
+        made += [Memory("temporary", 0, dt.float32, (n,), step.device) for n in found.sizes]
+        for what, kernel, slots in found.kernels:
+            reason = f"{step.reason}; {what} of tiles, which take fewer multiplications"
+            kernel = replace(kernel, reason=reason, location=step.location)
+            own = tuple(number[n] for n in slots)
+            done.append(replace(step, what=kernel, arguments=own, reason=reason))
+    return done, made
+
+
+# --- finding sums ---------------------------------------------------------------------------------
+
+
+def plan(kernel: Kernel) -> Plan | None:
+    """The kernels in the place of one; None where there is no such sum, or it does not pay."""
+    if kernel.params or any(s.mode != "set" or s.ordered_axes for s in kernel.stores):
+        return None
+    first = reshape_axes.new_ids(kernel.axes, kernel.stores)
+    for e in kernel.nodes:
+        if e.op is Op.REDUCE and expr.free_axes(e).issubset(kernel.axes):
+            found = sliding(e, kernel.axes, first)
+            if found is not None and all(e in expr.toposort([s.value]) for s in kernel.stores):
+                return _Planner(kernel, found, first + len(found.places)).plan()
+    return None
+
+
+def sliding(total: Expr, axes: Sequence[Expr], first: int) -> Found | None:
+    """How a sum for each point of `axes` can be computed, if it can be, and if that pays; `first`
+    is the id of a new axis."""
+    body = total.src[0]
+    if total.arg[0] is not Op.ADD or body.op is not Op.MUL or body.dtype is not dt.float32:
+        return None
+    inside = expr.toposort([body])
+    if any(e.op in (Op.REDUCE, Op.SCAN) for e in inside):
+        return None
+    if any(e.op is Op.LOAD and e.dtype is not dt.float32 for e in inside):
+        return None  # narrow numbers are for matrix units
+    for data, taps in (body.src, body.src[::-1]):
+        found = _of_factors(total, axes, first, data, taps)
+        if found is not None:
+            return found if _pays(found) else None
+    return None
+
+
+def _of_factors(
+    total: Expr, axes: Sequence[Expr], first: int, data: Expr, taps: Expr
+) -> Found | None:
+    outer, inner = expr.free_axes(total), total.arg[1]
+    slides: list[Slide] = []
+    places: list[Expr] = []
+    for pair in product(inner, (a for a in axes if a in outer)):
+        window, long = sorted(pair, key=lambda a: a.arg[1])
+        made = _slide(data, long, window, first + len(places))
+        if made is not None:
+            slide, place, data = made
+            slides.append(slide)
+            places.append(place)
+    sums_long = {s.long in inner for s in slides}
+    if len(slides) != 2 or len(sums_long) != 1:
+        return None
+    (long,) = sums_long
+    of_taps = {s.long if long else s.window for s in slides}
+    others = {s.window if long else s.long for s in slides}
+    mine, theirs = expr.free_axes(data) - set(places), expr.free_axes(taps)
+    summed = [a for a in inner if a not in of_taps | others]
+    if not of_taps <= theirs or others & theirs or not set(summed) <= mine & theirs:
+        return None
+    rest = [a for a in axes if a in outer and a not in of_taps | others]
+    return Found(
+        total,
+        data,
+        taps,
+        tuple(slides),
+        tuple(places),
+        long,
+        tuple(a for a in rest if a in mine and a in theirs),
+        tuple(summed),
+        tuple(a for a in rest if a in mine and a not in theirs),
+        tuple(a for a in rest if a in theirs and a not in mine),
+    )
+
+
+def _slide(data: Expr, long: Expr, window: Expr, id: int) -> tuple[Slide, Expr, Expr] | None:
+    """Two axes of which data depend on the sum alone, if they do: an axis for that sum, and data
+    with it."""
+    if not NARROWEST <= window.arg[1] < POINTS or not {window, long} <= expr.free_axes(data):
+        return None
+    place = expr.axis(id, window.arg[1] + long.arg[1] - 1)
+    for slide in (Slide(long, window, False), Slide(long, window, True)):
+        at = expr.substitute(data, {window: slide.at(0), long: place})
+        if expr.substitute(at, {place: long + slide.place}) is data:
+            return slide, place, at
+    return None
+
+
+def _size(axes: Iterable[Expr]) -> int:
+    return prod(a.arg[1] for a in axes)
+
+
+def _pays(f: Found) -> bool:
+    """Whether the multiplications that are spared are worth more than moving tiles."""
+    each = 2 * _size((*f.batch, *f.rows, *f.columns, *f.summed))
+    direct = each * prod(s.long.arg[1] * s.width for s in f.slides)
+    fast = each * prod(s.tiles * POINTS for s in f.slides)
+    moved = 2 * dt.float32.itemsize * sum(_sizes(f))
+    return fast * cost.FLOP + moved * cost.TILED < direct * cost.FLOP * cost.WORTH
+
+
+def stays_near(found: Found, parts: int) -> bool:
+    """Whether a cache holds what one of so many parts of a sum needs: then a band takes all parts
+    from data to results."""
+    data, taps, results = _sizes(found)
+    elements = (data + taps) // parts + results
+    return elements * dt.float32.itemsize <= cost.BAND_LOCAL
+
+
+def _sizes(f: Found) -> tuple[int, int, int]:
+    """Elements of data, taps and products."""
+    tiles = prod(s.tiles for s in f.slides)
+    planes = POINTS**2 * _size(f.batch)
+    of_taps, of_results = (tiles, 1) if f.sums_long else (1, tiles)
+    return (
+        planes * _size(f.rows) * _size(f.summed) * tiles,
+        planes * _size(f.columns) * _size(f.summed) * of_taps,
+        planes * _size(f.rows) * _size(f.columns) * of_results,
+    )
+
+
+# --- the kernels ----------------------------------------------------------------------------------
+
+
+class _Planner:
+    def __init__(self, kernel: Kernel, found: Found, first: int) -> None:
+        self.kernel = kernel
+        self.found = f = found
+        self.tile = tuple(expr.axis(first + n, s.tiles) for n, s in enumerate(f.slides))
+        self.point = tuple(expr.axis(first + len(self.tile) + n, POINTS) for n in range(2))
+        # behind its planes, the axes of each array
+        over, taken = (f.summed, f.rows) if f.sums_long else (f.rows, f.summed)
+        self.of_data = (*f.batch, *over, *self.tile, *taken)
+        self.of_taps = (*f.batch, *f.summed, *(self.tile if f.sums_long else ()), *f.columns)
+        self.of_results = (*f.batch, *f.rows, *(() if f.sums_long else self.tile), *f.columns)
+        self.sizes = tuple(
+            POINTS**2 * _size(axes) for axes in (self.of_taps, self.of_data, self.of_results)
+        )
+        self.kernels: list[tuple[str, Kernel, tuple[int, ...]]] = []
+
+    def plan(self) -> Plan:
+        """See `plan`."""
+        f, slots = self.found, range(len(self.kernel.buffers), len(self.kernel.buffers) + 3)
+        taps, data, results = slots
+        counts = [s.step if f.sums_long else s.width for s in f.slides]
+        self.transform("taps", taps, self.of_taps, [evaluation(n) for n in counts], self.tap)
+        self.transform("data", data, self.of_data, [DATA, DATA], self.datum)
+        self.multiply(taps, data, results)
+        self.read_off(results)
+        return Plan(self.sizes, tuple(self.kernels))
+
+    def place(self, point: Sequence[Expr | int], axes: Sequence[Expr]) -> Expr:
+        """The index of an element of data, taps or products."""
+        index = expr.const(0)
+        for at in point:
+            index = index * POINTS + at
+        for a in axes:
+            index = index * a.arg[1] + a
+        return index
+
+    def transform(
+        self,
+        what: str,
+        slot: int,
+        axes: tuple[Expr, ...],
+        matrices: Sequence[Matrix],
+        value: Callable[[Sequence[int]], Expr],
+    ) -> None:
+        """The kernel that evaluates data or taps."""
+        rows, columns = (range(len(m[0])) for m in matrices)
+        done = both(matrices, [[value((i, j)) for j in columns] for i in rows])
+        points = product(range(POINTS), repeat=2)
+        self.add(what, axes, [Store(slot, self.place(p, axes), done[p[0]][p[1]]) for p in points])
+
+    def datum(self, offsets: Sequence[int]) -> Expr:
+        """Data of a tile."""
+        where, inside = {}, TRUE
+        for slide, place, tile, n in zip(
+            self.found.slides, self.found.places, self.tile, offsets, strict=True
+        ):
+            where[place] = tile * slide.step + n
+            inside = expr.both(inside, expr.less(where[place], expr.const(place.arg[1])))
+        return _under(inside, expr.substitute(self.found.data, where))
+
+    def tap(self, offsets: Sequence[int]) -> Expr:
+        """Taps, of a tile if there are some for each."""
+        if not self.found.sums_long:
+            pairs = zip(self.found.slides, offsets, strict=True)
+            return expr.substitute(self.found.taps, {s.window: s.at(n) for s, n in pairs})
+        where, inside = self.along(offsets)
+        return _under(inside, expr.substitute(self.found.taps, where))
+
+    def along(self, offsets: Sequence[int]) -> tuple[dict[Expr, Expr], Expr]:
+        """Points of the long axes in a tile, and whether they exist."""
+        found = zip(self.found.slides, self.tile, offsets, strict=True)
+        where = {s.long: tile * s.step + n for s, tile, n in found}
+        return where, reduce(expr.both, (s.inside(where[s.long]) for s in self.found.slides))
+
+    def multiply(self, taps: int, data: int, results: int) -> None:
+        """The kernel of all products."""
+        f = self.found
+        factors = (
+            expr.load(slot, dt.float32, self.place(self.point, axes))
+            for slot, axes in ((data, self.of_data), (taps, self.of_taps))
+        )
+        summed = (*f.summed, *(self.tile if f.sums_long else ()))
+        total = expr.reduce(Op.ADD, expr.alu(Op.MUL, *factors), summed)
+        place = self.place(self.point, self.of_results)
+        self.add("products", (*self.point, *self.of_results), [Store(results, place, total)])
+
+    def read_off(self, slot: int) -> None:
+        """The kernel that computes results from products, and all that is done with them."""
+        f, axes = self.found, self.of_results
+        grid = [
+            [expr.load(slot, dt.float32, self.place((i, j), axes)) for j in range(POINTS)]
+            for i in range(POINTS)
+        ]
+        counts = [s.width if f.sums_long else s.step for s in f.slides]
+        done = both([reading(n) for n in counts], grid)
+        stores = []
+        for offsets in product(*map(range, counts)):
+            if f.sums_long:
+                pairs = zip(f.slides, offsets, strict=True)
+                where, inside = {s.window: s.at(n) for s, n in pairs}, TRUE
+            else:
+                where, inside = self.along(offsets)
+            where[f.total] = done[offsets[0]][offsets[1]]
+            stores += [_moved(s, where, inside) for s in self.kernel.stores]
+        gone = {a for s in f.slides for a in (s.long, s.window)}
+        self.add("results", (*axes, *(a for a in self.kernel.axes if a not in gone)), stores)
+
+    def add(self, what: str, axes: Iterable[Expr], stores: Sequence[Store]) -> None:
+        """A kernel whose slots are those of the plan."""
+        axes, moved = reshape_axes.simplify(tuple(dict.fromkeys(axes)), tuple(stores))
+        loads = {e.arg for s in moved for e in expr.toposort(roots_of(s)) if e.op is Op.LOAD}
+        written = {s.slot for s in moved}
+        used = sorted(loads | written)
+        infos = (*self.kernel.buffers, *(BufferInfo(dt.float32, n) for n in self.sizes))
+        kernel = Kernel(
+            "",
+            axes,
+            _renumbered(moved, {slot: n for n, slot in enumerate(used)}),
+            tuple(replace(infos[slot], written=slot in written) for slot in used),
+        )
+        flops, nbytes = work(kernel)
+        kernel = named(kernel, f"{what}_{'x'.join(str(a.arg[1]) for a in axes) or 1}")
+        self.kernels.append((what, replace(kernel, flops=flops, bytes=nbytes), tuple(used)))
+
+
+def _moved(store: Store, where: Mapping[Expr, Expr], inside: Expr) -> Store:
+    """A store of one result of a tile, where that exists."""
+    valid = expr.both(inside, expr.substitute(store.valid or TRUE, where))
+    return replace(
+        store,
+        index=expr.substitute(store.index, where),
+        value=expr.substitute(store.value, where),
+        valid=None if expr.is_true(valid) else valid,
+    )
+
+
+def _under(condition: Expr, value: Expr) -> Expr:
+    """The value where a condition holds, and 0 elsewhere; nothing is read there."""
+    if expr.is_true(condition):
+        return value
+    loads = {
+        e: expr.load(e.arg, e.dtype, e.src[0], reduce(expr.both, e.src[1:], condition))
+        for e in expr.toposort([value])
+        if e.op is Op.LOAD
+    }
+    return expr.where(condition, expr.substitute(value, loads), expr.const(0, value.dtype))
+
+
+def _renumbered(stores: tuple[Store, ...], number: Mapping[int, int]) -> tuple[Store, ...]:
+    """The stores with other slots."""
+    loads: dict[Expr, Expr] = {}
+    for e in expr.toposort([root for s in stores for root in roots_of(s)]):
+        if e.op is Op.LOAD:  # operands come first: an index may be loaded, too
+            src = (expr.substitute(x, loads) for x in e.src)
+            loads[e] = expr.load(number[e.arg], e.dtype, *src)
+    _, moved = reshape_axes.replace_axes((), stores, loads, {})
+    return tuple(replace(s, slot=number[s.slot]) for s in moved)
