@@ -37,6 +37,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from mygrad import capture, graph, realize
 from mygrad import dtype as dt
 from mygrad.capture import Capture, Lazy
+from mygrad.config import config
 from mygrad.errors import CaptureError, message
 from mygrad.graph import Node
 from mygrad.helpers import picker, without_collections
@@ -53,6 +54,7 @@ _ESCAPED = (
 )
 
 _capturing = threading.RLock()  # captures of other threads wait
+capture.switches.append(lambda: config.MYGRAD_WINOGRAD)  # what `realize.prepare` depends on, too
 
 
 class Leaves:
