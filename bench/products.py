@@ -1,4 +1,4 @@
-"""Products of matrices and convolutions: bounded by arithmetic."""
+"""Products of matrices, attention and convolutions: bounded by arithmetic."""
 
 from __future__ import annotations
 

@@ -5,6 +5,9 @@ A setting is read from the environment once, at import, and can be changed for a
 >>> with context(DEBUG=2):
 ...     pass
 
+The cpu device reads MYGRAD_THREADS, MYGRAD_AMX and MYGRAD_GUARD once, when it is first used: a
+later `context` does not reach it.
+
 An environment value of the wrong form is a `ConfigError` that names the variable, at import.
 """
 
@@ -83,7 +86,7 @@ SETTINGS: tuple[Setting, ...] = (
         "MYGRAD_THREADS",
         _natural,
         0,
-        "a number of threads, 0 for one per core",
+        "a number of threads, 0 for one per processor that the process may use",
         "threads of the cpu device",
     ),
     Setting(
@@ -98,7 +101,7 @@ SETTINGS: tuple[Setting, ...] = (
         _boolean,
         True,
         "0 or 1",
-        "on the cpu, multiply less in sums over windows of float32, at about 5 times the rounding",
+        "on the cpu, multiply less in sums over windows of float32, at about twice the rounding",
     ),
     Setting(
         "CHECK",
@@ -128,7 +131,7 @@ SETTINGS: tuple[Setting, ...] = (
         str,
         os.path.join("~", ".cache", "mygrad"),
         "a folder, or 'off'",
-        "compiled kernels and downloaded datasets",
+        "compiled kernels and programs, tuned schedules, downloaded datasets",
     ),
 )
 

@@ -168,8 +168,8 @@ class _Former:
             if draft is not None and i in draft.local:
                 drafts.append(self.grown(draft))
 
-        def rank(d: Draft) -> tuple[bool, bool, int]:
-            return self.by_units(d), self.is_small(d), self.saved(d)
+        def rank(d: Draft) -> tuple[bool, bool, int, int]:
+            return self.by_units(d), self.is_small(d), self.saved(d), d.parted
 
         found = max(filter(self.is_fitting, drafts), key=rank, default=None)
         single = found and found.units == 1 and self.block_rows(found) == found.rows
