@@ -22,7 +22,7 @@ setup(
     packages=find_packages(include=["mygrad", "mygrad.*"]),
     package_data={"mygrad": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=["numpy", "llvmlite"],
+    install_requires=["numpy", "llvmlite>=0.45"],
     extras_require={
         "opencl": OPENCL,
         "examples": EXAMPLES,

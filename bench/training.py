@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench import functional, models
+from bench.arrays import integers, random
 from bench.libraries import Mixed, Ours, Theirs
 from bench.measure import OURS, Candidates, Make, Workload
 from bench.peers import Run, torch
@@ -113,22 +114,12 @@ def theirs(
 # --- the tasks ------------------------------------------------------------------------------------
 
 
-def image(*shape: int, seed: int = 0) -> Array:
-    """Standard normal float32 values."""
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-
-def labels(*shape: int, classes: int = 10, seed: int = 1) -> Array:
-    """Integers below `classes`."""
-    return np.random.default_rng(seed).integers(0, classes, shape)
-
-
 def mlp(batch: int = 128, hidden: int = 512) -> Task:
     """A perceptron with two hidden layers."""
     return Task(
         lambda lib: models.mlp(lib, hidden),
-        (image(batch, 784),),
-        labels(batch),
+        (random(batch, 784),),
+        integers(10, batch),
         function=functional.mlp,
     )
 
@@ -137,8 +128,8 @@ def mnist_cnn(batch: int = 512) -> Task:
     """The convolutional network for MNIST."""
     return Task(
         models.mnist_cnn,
-        (image(batch, 1, 28, 28),),
-        labels(batch),
+        (random(batch, 1, 28, 28),),
+        integers(10, batch),
         function=functional.mnist_cnn,
     )
 
@@ -147,8 +138,8 @@ def resnet18(batch: int = 64, width: int = 64, blocks: int = 2) -> Task:
     """ResNet-18 for images of CIFAR's size."""
     return Task(
         lambda lib: models.resnet18(lib, width, blocks),
-        (image(batch, 3, 32, 32),),
-        labels(batch),
+        (random(batch, 3, 32, 32),),
+        integers(10, batch),
         "SGD",
         {"lr": 0.01, "momentum": 0.9},
         partial(functional.resnet18, blocks=blocks),
@@ -157,8 +148,8 @@ def resnet18(batch: int = 64, width: int = 64, blocks: int = 2) -> Task:
 
 def char_lstm(batch: int = 32, length: int = 64, hidden: int = 256) -> Task:
     """Two LSTM layers on characters."""
-    tokens = labels(batch, length, classes=65)
-    target = labels(batch, length, classes=65, seed=2)
+    tokens = integers(65, batch, length)
+    target = integers(65, batch, length, seed=2)
     return Task(lambda lib: models.char_lstm(lib, hidden), (tokens,), target)
 
 
@@ -168,8 +159,8 @@ def nanogpt(
     """nanoGPT on characters."""
     return Task(
         lambda lib: models.gpt(lib, layers, width, heads, length, 65),
-        (labels(batch, length, classes=65),),
-        labels(batch, length, classes=65, seed=2),
+        (integers(65, batch, length),),
+        integers(65, batch, length, seed=2),
         "AdamW",
         {"lr": 1e-3, "weight_decay": 0.01},
         partial(functional.gpt, layers=layers, heads=heads),
@@ -180,8 +171,8 @@ def unet(batch: int = 32, width: int = 32, size: int = 32) -> Task:
     """The denoiser of a diffusion model."""
     angles = np.arange(batch)[:, None] * 10 * np.exp(-np.arange(32) / 32 * 9)
     time = np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32)
-    images = image(batch, 3, size, size)
-    return Task(lambda lib: models.unet(lib, width), (images, time), image(*images.shape, seed=2))
+    images = random(batch, 3, size, size)
+    return Task(lambda lib: models.unet(lib, width), (images, time), random(*images.shape, seed=2))
 
 
 # --- the list -------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from mygrad.graph import Node
 _epochs = itertools.count(1)
 _current: Capture | None = None
 
-# Switches around a call that change what it computes (training, gradients): part of the key of a
-# capture.
+# Switches around a call that change what it computes (training, gradients, autocast,
+# MYGRAD_WINOGRAD): part of the key of a capture.
 switches: list[Callable[[], Hashable]] = []
 
 
@@ -124,8 +124,11 @@ def depends_on(read: Callable[[], Hashable]) -> None:
 
 
 def forbid(operation: str, remedy: str) -> None:
-    """Raise CaptureError if a function is being captured: `operation` needs the values
-    themselves."""
+    """Refuse what needs the values themselves, the `operation`, while a function is captured.
+
+    Raises:
+        CaptureError: a function is being captured.
+    """
     if current() is not None:
         raise CaptureError(
             message(

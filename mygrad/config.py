@@ -188,7 +188,11 @@ config = Config(dict(os.environ))
 
 @contextmanager
 def context(**values: Any) -> Iterator[None]:
-    """Change settings inside a `with` block: `with context(DEBUG=4): ...`."""
+    """Change settings inside a `with` block: `with context(DEBUG=4): ...`.
+
+    Raises:
+        ConfigError: there is no setting of that name.
+    """
     for name in values:
         if name not in _BY_NAME:
             raise ConfigError(message("context", name, f"one of {', '.join(_BY_NAME)}"))

@@ -240,14 +240,22 @@ def const(value: bool | int | float, dtype: DType, shape: Shape = ()) -> Node:
 
 
 def iota(n: int, dtype: DType = dt.index) -> Node:
-    """0, 1, .. n-1."""
+    """0, 1, .. n-1.
+
+    Raises:
+        DTypeError: `dtype` is no integer type.
+    """
     if not dtype.is_int:
         raise DTypeError(message("iota", dtype.name, "an integer type", "cast the result"))
     return _intern(Op.IOTA, (), None, (n,), dtype, None)
 
 
 def variable(name: str, low: int, high: int) -> Node:
-    """A run-time integer, low <= value <= high."""
+    """A run-time integer, low <= value <= high.
+
+    Raises:
+        ShapeError: low > high.
+    """
     if low > high:
         raise ShapeError(message("variable", f"{name} from {low} to {high}", "low <= high"))
     return _intern(Op.VARIABLE, (), (name, low, high), (), dt.int64, None)
@@ -310,7 +318,11 @@ def cast(x: Node, dtype: DType) -> Node:
 
 
 def bitcast(x: Node, dtype: DType) -> Node:
-    """Reinterpret the bits of each element as a `dtype` of the same size."""
+    """Reinterpret the bits of each element as a `dtype` of the same size.
+
+    Raises:
+        DTypeError: the sizes differ, or one type is bool.
+    """
     if x.dtype is dtype:
         return x
     if x.dtype.itemsize != dtype.itemsize or "b" in (x.dtype.kind, dtype.kind):
@@ -377,7 +389,14 @@ def move(op: Op, x: Node, arg: Any) -> Node:
 
 def gather(x: Node, index: Node, axis: int) -> Node:
     """x at index's positions with coordinate `axis` replaced by the index; 0 where that is out of
-    range."""
+    range.
+
+    Raises:
+        ShapeError: x and the index differ on another axis.
+        DTypeError: the index has no integer type.
+        IndexRangeError: there is no such axis.
+        DeviceError: operands on different devices.
+    """
     _check_index("gather", x.shape, index, axis)
     return _intern(
         Op.GATHER, (x, index), axis, index.shape, x.dtype, _common_device(Op.GATHER, (x, index))
@@ -386,7 +405,15 @@ def gather(x: Node, index: Node, axis: int) -> Node:
 
 def scatter(x: Node, index: Node, y: Node, axis: int, mode: str) -> Node:
     """x with y written (or combined, by mode) at positions with coordinate `axis` replaced by the
-    index."""
+    index.
+
+    Raises:
+        ShapeError: x and the index differ on another axis; y has another shape than the index, or
+            another type than x.
+        DTypeError: the index has no integer type.
+        IndexRangeError: there is no such axis.
+        DeviceError: operands on different devices.
+    """
     _check_index("scatter", x.shape, index, axis)
     if mode not in SCATTER_MODES:
         raise InternalError(f"scatter: mode {mode}")

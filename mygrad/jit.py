@@ -1,4 +1,4 @@
-"""`jit`: a function of tensors, captured once into a plan, then replayed as one program.
+"""`jit`: a function of tensors, captured once, then replayed as one prepared program.
 
     @jit
     def step(x, y):
@@ -8,8 +8,8 @@
 
 The first call with given shapes, dtypes and static arguments *captures*: the function runs on
 stand-ins for its tensor arguments and for every older tensor that it reads, so that only the graph
-is built. What it returns and what it changed become the results of a Plan. Each call, the first
-included, then binds buffers and runs the plan.
+is built. What it returns and what it changed become the results of a `Prepared` program. Each call,
+the first included, then binds buffers and runs that program.
 
 - Results are new tensors each time. State (parameters, moments, running statistics, anything
   assigned inside) is found by itself, read where it is at the time of the call and updated by it:
@@ -18,10 +18,12 @@ included, then binds buffers and runs the plan.
 - Random numbers are fresh in each call. Other data made inside from Python numbers is part of the
   program, and so are Python numbers that the function closes over: pass what changes as an
   argument, or keep it in a tensor.
-- New shapes, dtypes, devices, static arguments, or another training mode capture again.
+- New shapes, dtypes, devices, static arguments or modes capture again. Modes are training,
+  gradients, autocast and MYGRAD_WINOGRAD.
 - What needs values during capture (`item`, `numpy`, `bool`, a boolean mask as an index) is a
   CaptureError at the user's line. A tensor that escapes from the function without being returned
   cannot be read afterwards.
+- A call inside of another capture runs the plain function.
 """
 
 from __future__ import annotations
@@ -147,7 +149,11 @@ class Captured:
         return not self.conditions or all(read() == value for read, value in self.conditions)
 
     def run(self, arguments: Sequence[Lazy], nodes: Sequence[Node]) -> Any:
-        """Bind, run, and hand out the results; `nodes` are those of the arguments."""
+        """Bind, run, and hand out the results; `nodes` are those of the arguments.
+
+        Raises:
+            CaptureError: captured state has another shape than at the capture.
+        """
         if _BUFFERS.issuperset(map(_op, nodes)):
             found = list(map(_arg, nodes))
         else:
@@ -223,8 +229,8 @@ class jit(Generic[P, R]):
             (`schedule/remat.py`). `peak_bytes` says what was needed.
 
     Raises:
-        CaptureError: the function does something that cannot be captured, or is called from another
-            capture.
+        CaptureError: the function does something that cannot be captured, a static argument cannot
+            be hashed, or captured state has another shape than at the capture.
         DeviceError: the memory budget cannot be met.
     """
 

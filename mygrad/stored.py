@@ -3,10 +3,12 @@
     load(structure, device) -> Outline | None      save(structure, device, outline)
 
 What is kept is the outline; it names its kernels by the keys under which the disk cache has their
-code, so that programs share them. The key of a program is the structure of its graph, the device
-with its target, and the text of everything that has a say in what becomes of a graph. A program
+code, so that programs share them. The key of a program is the structure of its graph with the
+memory budget and what may be overwritten, the device with its target, MYGRAD_GUARD and
+MYGRAD_WINOGRAD, and the text of everything that has a say in what becomes of a graph. A program
 that is damaged, or whose kernels are gone, is a miss. Programs of several devices, or that call
-functions of the user, are not kept.
+functions of the user, are not kept, nor are those of devices whose binaries are not. With TUNE none
+is looked for.
 """
 
 from __future__ import annotations

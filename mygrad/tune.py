@@ -26,7 +26,6 @@ import time
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,8 +39,8 @@ from mygrad.config import config
 from mygrad.dtype import DType
 from mygrad.kernel import Kernel
 from mygrad.program import Launch
+from mygrad.runtime import cache
 from mygrad.runtime.base import LaunchSequence, Runtime
-from mygrad.runtime.cache import DiskCache
 
 BETTER = 0.97  # of the time of the best so far, that a candidate must stay under
 REPEATS, LONG_ENOUGH = 7, 0.03  # a time is the least of so many runs, or of as many as this takes
@@ -52,6 +51,8 @@ CLOSE = {
     4: 1e-4,
     8: 1e-9,
 }  # of the largest magnitude, by size: sums in any order
+
+_LIMIT = 64 << 20  # bytes of what was found, on disk
 
 Array = np.ndarray[Any, Any]
 
@@ -71,7 +72,8 @@ def tuned(key: str) -> Actions | None:
 
 
 def exists() -> bool:
-    """Whether anything was ever tuned here; spares the others a look for each kernel."""
+    """Whether a search may have found something: its folder exists, or a kernel was looked up
+    before. Spares a look for each kernel; the answer holds until the next search."""
     if not _any:
         folder = _disk().folder
         _any.append(bool(_known) or (folder is not None and folder.is_dir()))
@@ -79,7 +81,7 @@ def exists() -> bool:
 
 
 def is_wanted() -> bool:
-    """Whether there is time left to search."""
+    """Whether there is time left to search, on a system with processes that fork."""
     return _spent[0] < config.TUNE and hasattr(os, "fork")
 
 
@@ -98,9 +100,8 @@ def search(kernels: Mapping[str, Kernel], runtime: Runtime) -> None:
     _any.clear()
 
 
-def _disk() -> DiskCache:
-    off = config.MYGRAD_CACHE.lower() == "off"
-    return DiskCache(None if off else Path(config.MYGRAD_CACHE).expanduser() / "tuned", 64 << 20)
+def _disk() -> cache.DiskCache:
+    return cache.folder("tuned", _LIMIT)
 
 
 def _write(actions: Actions) -> list[list[Any]]:

@@ -2,7 +2,10 @@
 
     compile(kernel, target):   Kernel -> Schedule -> Function -> source text -> Program
 
-No pass knows matmuls or convolutions, and no backend is named outside of the RENDERERS table.
+No pass knows matmuls or convolutions. Renderers are found in the RENDERERS table. Schedules depend
+on the numbers in the target, and in a few places on its language: how many lanes a vector may have
+(tiling.MAX_LANES), and what the LLVM renderer does with windows that slide (tiling._met_again) and
+with copies in squares (staging._stage).
 """
 
 from __future__ import annotations

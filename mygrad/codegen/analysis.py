@@ -10,7 +10,16 @@ memory accesses made there. For each nest, the heaviest first:
 The nests then agree on one order of loops. Output axes on which more reductions depend go outside,
 so that no reduction is repeated; around the heaviest reduction, they take the order that moves the
 fewest bytes into the caches (`traffic.py`). Threads share the outermost axis that keeps all of them
-busy. Nothing here knows what a kernel computes.
+busy. Where a kernel is one reduction and what uses it, its loops are divided into blocks for the
+caches first (`blocking.py`).
+
+To the loops of the heaviest reduction come copies of the operands that are hard to read
+(`staging.py`, `Stage`), and stores with long expressions that wait for the end of the tile
+(`Defer`). What several nests compute is kept in rows (`keeping.py`, `Keep`), and outputs that no
+cache would keep are written past the caches (`Stream`). Sums of products for a matrix unit have
+another schedule (`tensorize.py`).
+
+Nothing here knows what a kernel computes.
 """
 
 from __future__ import annotations
@@ -83,7 +92,8 @@ class Plan:
             tile_of(nest, self.tile, self.fixed, scalar, self.target)
 
     def actions(self) -> tuple[Action, ...]:
-        """Splits, kinds, order and threads."""
+        """Splits, kinds, blocks, order and threads; then copies, deferred stores, kept rows and
+        outputs past the caches."""
         taken: list[Action] = []
         roots = {p.root: p.name for p in start(self.kernel).loops}
         divided = [a for root, name in roots.items() for a in self.divide(root, name)]

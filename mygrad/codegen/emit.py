@@ -87,7 +87,11 @@ class Emitter:
         return (*block, *scope.leaves)
 
     def loop(self, scope: Scope, region: Region) -> list[Stmt]:
-        """The loop of a scope in a region: a few loops or tiles, one after the other."""
+        """The loop of a scope in a region: a few loops or tiles, one after the other.
+
+        Raises:
+            ScheduleError: loops over one axis are not in the order of their steps.
+        """
         loop = scope.loop
         assert loop is not None
         left = region.rest(loop)

@@ -6,11 +6,14 @@ along the vector axis, which decides the form:
 
     stride 0                 a scalar
     stride 1                 a vector load or store, masked where lanes are missing or not valid
-    stride -1                the same, reversed
-    stride 2                 (loads) two vectors, of which every other element is kept
-    otherwise                gather, scatter; where copies are next to each other in memory, vectors
-                             along them, transposed in registers
+    stride -1                (loads of all lanes, without a condition on them) a vector, reversed
+    stride 2                 (loads without a condition) two vectors, of which every other element
+                             is kept
+    otherwise                gather, scatter; where copies are next to each other in memory, and
+                             there is no condition, vectors along them, transposed in registers
 
+Stores of several lanes to one place go lane by lane, in order; so do stores that combine with what
+is there, other than at stride 1.
 A scalar that is not valid is read from `@zeros` instead, without a branch.
 """
 

@@ -48,8 +48,10 @@ def fetches(
     block: Block, after: Block, around: Iterable[TileAxis], itemsizes: Mapping[int, int]
 ) -> list[Fetch]:
     """What to fetch before `block`, which begins with the accumulators of a sum and is followed by
-    `after`, both in tiles of the axes `around`; nothing where the sum is too short for that.
-    `itemsizes` are those of the buffers."""
+    `after`, both in tiles of the axes `around`: what is accessed between this sum and the next one.
+    Left out are indices that depend on loads or on names, and stores past the caches. Nothing is
+    fetched where the sum has less than UPDATES updates for each line. `itemsizes` are those of the
+    buffers."""
     tile = {t.axis: range(t.active) for t in around}
     found: dict[tuple[int, Expr], Fetch] = {}
     for slot, index, ranges, written in _touched((*block, *after), tile):

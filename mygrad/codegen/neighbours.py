@@ -3,8 +3,10 @@
     neighbours(kernel, actions)   lists of actions that differ from `actions` in one decision
 
 A decision is one of: the factor of a split; a further split, which blocks a sequential loop; the
-order of two loops; a copy of an operand left out, made elsewhere or laid out in another way; which
-loop threads share; an unrolled loop; deferred stores. Every list is legal as a sequence of actions
+order of two loops that follow one another; a copy of an operand left out, made elsewhere, laid out
+in another order, or made in squares or not; a kept row or deferred stores left out; which loop
+threads share, if any; a loop that is unrolled, or no longer. Lanes, stores past the caches and
+matrix units stay as they are. Every list is legal as a sequence of actions
 (`actions.apply` accepts it); whether it can be lowered is known when that is tried.
 """
 

@@ -3,8 +3,10 @@
 A copy pays where it is read many times, and where the operand is hard to read in place: it does not
 fit in the cache, its rows are a large power of two apart (then they fall on each other in the
 cache) or begin within lines (then most vectors are parts of two), its lanes are not contiguous, or
-a condition guards it. The copy has the order in which the
-tiles read it, and no conditions.
+a condition guards it. The copy has the order in which the tiles read it, and no conditions.
+
+How many times are enough depends on what a load in place costs. A copy is written and read besides,
+so the less is wrong with an operand where it lies, the more often must its copy be read.
 """
 
 from __future__ import annotations
@@ -23,9 +25,12 @@ ALIASED = 2048  # bytes; rows that are a multiple of this apart share few places
 NEARLY = 1.1  # of the least that is copied: rather a copy further in, which takes up less cache
 ROWS = 16  # second caches that a copy of rows may take up
 OFTEN = 32  # times for each byte of a vector that rows must be read if they only fall on each other
-USES = 16  # times that a copied element must be read at least
-CROWDED = 40  # tiles that must read columns whose lines only fall on each other
-VISITS = 4  # tiles that must read a copy of rows, unless every row of it is on a page of its own
+USES = 16  # times that a copied element must be read at least, to pay for being written
+# tiles that must read columns whose lines only fall on each other: they are whole vectors in place
+CROWDED = 40
+# tiles that must read a copy of rows, since in place they find lines in the first cache; where each
+# step of the sum is on a page of its own they find none, and two are enough
+VISITS = 4
 
 
 def stages_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> list[Stage]:

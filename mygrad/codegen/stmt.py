@@ -169,7 +169,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Scratch:
-    """A local array: private to the thread, or shared by its group."""
+    """A local array: private to the thread, or shared by its group (no pass asks for that yet)."""
 
     name: str
     dtype: DType
@@ -214,7 +214,8 @@ class Product:
 
 @dataclass(frozen=True)
 class Barrier:
-    """All threads of the group arrive before one goes on."""
+    """All threads of the group arrive before one goes on. Renderers know it; no pass makes one
+    yet."""
 
 
 Stmt = (

@@ -624,8 +624,10 @@ def across(nest: Nest, access: Access, target: Target) -> bool:
 
 
 def _jumps(nest: Nest, access: Access) -> list[tuple[int, int]]:
-    """Distances in bytes, and numbers of steps, of the axes of a sum, but for those along which at
-    most one line of neighbours is read. Windows overlap: all of their axes count."""
+    """(distance in bytes, number of steps) of the axes of a sum, the nearest first. Left out are
+    the first ones as long as they run through neighbours, together through one line at most. Where
+    a further axis moves as far as one of these, a window slides: that one stays, and all behind
+    it."""
     steps = sorted((_step(access, a), a.arg[1]) for a in nest.reduced)
     others = {_step(access, a) for a in nest.axes if a not in nest.reduced}
     run = access.itemsize

@@ -39,6 +39,7 @@ class Flatten(Module):
         self.start_axis, self.end_axis = start_axis, end_axis
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) -> (N, product of the others), with the default axes."""
         return x.flatten(self.start_axis, self.end_axis)
 
 
@@ -54,6 +55,11 @@ class Linear(Module):
         self.bias = init.fan_in_uniform((out_features,), in_features) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features).
+
+        Raises:
+            ShapeError: the last axis is not in_features.
+        """
         last = self.weight.shape[1:]
         self.check_input(x, lambda shape: shape[-1:] == last, f"(..., {last[0]})")
         return x.linear(self.weight, self.bias)
@@ -107,6 +113,11 @@ class _Conv(Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, *spatial) -> (N, out_channels, *spatial').
+
+        Raises:
+            ShapeError: another number of axes or of channels.
+        """
         self._check(x)
         result: Tensor = type(self).operation(
             x,
@@ -178,6 +189,11 @@ class ConvTranspose2d(_Conv):
         self.output_padding = _extents(output_padding, 2, "ConvTranspose2d: output_padding", 0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H', W').
+
+        Raises:
+            ShapeError: another number of axes or of channels.
+        """
         self._check(x)
         return x.conv_transpose2d(
             self.weight,
@@ -206,6 +222,7 @@ class Embedding(Module):
             self.weight = init.parameter(keep.where(self.weight, 0.0))
 
     def forward(self, index: Tensor) -> Tensor:
+        """Integers of shape (...) -> (..., embedding_dim)."""
         rows = self.weight[index]
         if self.padding_idx is None:
             return rows
@@ -252,6 +269,7 @@ class MaxPool2d(_Pool):
     size unless given; padding counts as -inf."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H', W') with H' = (H + 2 * padding - kernel) // stride + 1."""
         return x.max_pool2d(self.kernel_size, stride=self.stride, padding=self.padding)
 
 
@@ -260,4 +278,5 @@ class AvgPool2d(_Pool):
     unless given; padding counts as zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H', W') with H' = (H + 2 * padding - kernel) // stride + 1."""
         return x.avg_pool2d(self.kernel_size, stride=self.stride, padding=self.padding)

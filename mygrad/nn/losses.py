@@ -36,6 +36,11 @@ class MSELoss(_Loss):
     """(x - y)^2."""
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        """x and target (...) -> (), or (...) with reduction "none".
+
+        Raises:
+            ShapeError: the shapes differ.
+        """
         self._check(x, target)
         return x.mse_loss(target, self.reduction)
 
@@ -44,6 +49,11 @@ class L1Loss(_Loss):
     """|x - y|."""
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        """x and target (...) -> (), or (...) with reduction "none".
+
+        Raises:
+            ShapeError: the shapes differ.
+        """
         self._check(x, target)
         return x.l1_loss(target, self.reduction)
 
@@ -56,6 +66,11 @@ class SmoothL1Loss(_Loss):
         self.beta = beta
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        """x and target (...) -> (), or (...) with reduction "none".
+
+        Raises:
+            ShapeError: the shapes differ.
+        """
         self._check(x, target)
         return x.smooth_l1_loss(target, self.beta, self.reduction)
 
@@ -65,6 +80,11 @@ class BCEWithLogitsLoss(_Loss):
     exp(-|x|))."""
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        """x and target (...) -> (), or (...) with reduction "none".
+
+        Raises:
+            ShapeError: the shapes differ.
+        """
         self._check(x, target)
         return x.binary_cross_entropy_with_logits(target, reduction=self.reduction)
 
@@ -80,6 +100,11 @@ class NLLLoss(_Loss):
         self.ignore_index = ignore_index
 
     def forward(self, log_probabilities: Tensor, labels: Tensor) -> Tensor:
+        """(N, C, ...) and integers (N, ...) -> (), or (N, ...) with reduction "none".
+
+        Raises:
+            ShapeError: the shapes do not fit.
+        """
         return log_probabilities.nll_loss(
             labels, ignore_index=self.ignore_index, reduction=self.reduction
         )
@@ -99,6 +124,11 @@ class CrossEntropyLoss(_Loss):
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(N, C, ...) and integers (N, ...) -> (), or (N, ...) with reduction "none".
+
+        Raises:
+            ShapeError: the shapes do not fit.
+        """
         return logits.cross_entropy(
             labels,
             reduction=self.reduction,

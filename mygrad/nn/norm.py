@@ -48,6 +48,12 @@ class _BatchNorm(Module):
         self.num_batches_tracked = init.buffer(Tensor.zeros(dtype=dt.int64)) if tracked else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, num_features, ...) -> the same shape.
+
+        Raises:
+            ShapeError: another number of axes or of features, or, in training, one value for each
+                feature.
+        """
         self.check_input(
             x,
             lambda shape: len(shape) in self.ranks and shape[1] == self.num_features,
@@ -101,12 +107,12 @@ class _BatchNorm(Module):
 
 
 class BatchNorm1d(_BatchNorm):
-    __doc__ = f"Batch normalisation of (N, C) or (N, C, L).\n{_BatchNorm.__doc__}"
+    __doc__ = f"Batch normalisation: (N, C) or (N, C, L) -> the same shape.\n\n{_BatchNorm.__doc__}"
     ranks = (2, 3)
 
 
 class BatchNorm2d(_BatchNorm):
-    __doc__ = f"Batch normalisation of (N, C, H, W).\n{_BatchNorm.__doc__}"
+    __doc__ = f"Batch normalisation: (N, C, H, W) -> the same shape.\n\n{_BatchNorm.__doc__}"
     ranks = (4,)
 
 
@@ -143,6 +149,11 @@ class LayerNorm(_LastAxes):
         super().__init__(normalized_shape, eps, elementwise_affine, elementwise_affine and bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., *normalized_shape) -> the same shape.
+
+        Raises:
+            ShapeError: the last axes are not normalized_shape.
+        """
         self._check(x)
         return x.layernorm(self.normalized_shape, self.weight, self.bias, self.eps)
 
@@ -175,6 +186,11 @@ class GroupNorm(Module):
         self.bias = init.constant((num_channels,), 0.0) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, num_channels, ...) -> the same shape.
+
+        Raises:
+            ShapeError: axis 1 is not num_channels.
+        """
         channels = self.num_channels
         self.check_input(x, lambda shape: shape[1:2] == (channels,), f"(N, {channels}, ...)")
         return x.group_norm(self.num_groups, self.weight, self.bias, self.eps).cast(x.dtype)

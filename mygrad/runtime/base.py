@@ -1,6 +1,6 @@
 """What a device must be able to do. One subclass of `Runtime` per device; `device.py` finds them.
 
-The driver (realize.py) uses a runtime like this:
+The driver uses a runtime like this (compiler.py the first two lines, prepared.py the others):
 
     binary     = runtime.compile(program)            pure; kept on disk by the driver
     executable = runtime.load([(program, binary)])   loads several at once
@@ -45,7 +45,11 @@ class Runtime(ABC):
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Any:
-        """Memory of at least `nbytes` bytes, not initialised."""
+        """Memory of at least `nbytes` bytes, not initialised.
+
+        Raises:
+            DeviceError: there is no memory left.
+        """
 
     @abstractmethod
     def release(self, memory: Any) -> None:
@@ -65,11 +69,20 @@ class Runtime(ABC):
 
     @abstractmethod
     def compile(self, program: Program) -> bytes:
-        """The device binary of a program."""
+        """The device binary of a program; empty where programs are compiled as they are loaded.
+
+        Raises:
+            CompileError: the compiler refused the text.
+        """
 
     @abstractmethod
     def load(self, programs: Sequence[tuple[Program, bytes]]) -> list[Any]:
-        """Executables, in order."""
+        """Executables, in order.
+
+        Raises:
+            CompileError: the compiler of the device refused a program.
+            DeviceError: the device lacks something that a program needs.
+        """
 
     @abstractmethod
     def sequence(self, launches: Sequence[Launch]) -> LaunchSequence:

@@ -39,7 +39,6 @@ from mygrad.runtime.cpu_plan import Plan, accesses, local_bytes
 from mygrad.runtime.cpu_target import host_target
 from mygrad.runtime.llvm import Compiler
 
-_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 _START = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
 _NOTHING = nullcontext()
@@ -76,7 +75,8 @@ class CPU(Runtime):
     # --- memory --------------------------------------------------------------------------------
 
     def allocate(self, nbytes: int) -> Memory:
-        """Memory at a multiple of 64 bytes, not initialised.
+        """Memory at a multiple of 64 bytes, not initialised. With MYGRAD_GUARD=1 less than 256 kB
+        begin anywhere instead, and end at a page.
 
         Raises:
             DeviceError: there is no memory left.

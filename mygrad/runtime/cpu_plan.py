@@ -181,7 +181,7 @@ class _Since:
         """Whether a launch with access `a` must wait for one of those before."""
         for (written, parallel), slots in self.kinds.items():
             if not (written or a.written) or not (parallel or a.parallel):
-                continue  # only reading, or both on thread 0
+                continue  # only reading, or both serial: `owners` gives such launches one thread
             if not apart and (len(slots) > 1 or a.slot not in slots):
                 return True
             if a.slot in slots and slots[a.slot].overlaps(a.start, a.end):
@@ -195,6 +195,7 @@ class _Since:
 
 
 def accesses(launch: Launch) -> list[Access]:
+    """What a launch reads and writes; where that is not known, it writes all of its memories."""
     touches = launch.touches or [(1 << 62, True)] * len(launch.arguments)  # unknown: all of it
     return [
         Access(slot, offset, offset + size, written, launch.parallel)

@@ -20,16 +20,17 @@ and whose others are the arguments of the parts. What a kind adds to an argument
 start of this thread's memory, 2 the number of the unit, 3 that of the block.
 
 A parallel step runs on all threads, a serial one on its own (modulo their number); thread 0 is the
-caller. Threads that wait spin for some microseconds, then sleep on a condition variable, so that a
-busy machine costs time but never stands still: whoever changes a word that others wait for looks at
-the number of sleepers after the change, and whoever goes to sleep looks at the word after
+caller. Threads that wait spin for about 100 microseconds, then sleep on a condition variable, so
+that a busy machine costs time but never stands still: whoever changes a word that others wait for
+looks at the number of sleepers after the change, and whoever goes to sleep looks at the word after
 announcing itself. They do not yield: on a busy machine that gives away a whole slice of time, where
-a sleeper is woken at once.
-`slept` counts the waits at barriers that ended in sleep.
+a sleeper is woken at once. `slept` counts the waits at barriers that ended in sleep.
 
 Before it wakes sleepers for a plan, the caller forbids its own processor to them: Linux likes to
 wake a thread where it is woken from, and there it would wait until the caller, who waits for it at
-the end of the plan, sleeps as well; then both are late the next time, and so on.
+the end of the plan, sleeps as well; then both are late the next time, and so on. The others may run
+on all processors that the caller may use but this one, until a caller wakes them again. Nothing is
+forbidden where there are more threads than processors, and on other systems than Linux.
 
 `ctx` is zeroed memory, a word of it per cache line: what follows the names below.
 """

@@ -11,9 +11,16 @@ A band is run in one of two ways:
 
 - *by units* (`steps.Band`), where the arrays between the kernels consist of units, such as heads,
   that have nothing to do with each other: one step, in which a thread computes a block of a unit
-  from its first kernel to its last, in memory of its own that its cache holds;
+  from its first kernel to its last, in memory of its own that its cache holds. Blocks are *whole*
+  where a cache holds a few rows of all units: a thread takes these through all kernels;
 - *by steps*, one for each kernel and block, in order, where there are no such units, or on devices
   that would rather have large kernels: all threads share each of them.
+
+Bands are formed in two passes. The first one looks at arrays that are too large to wait in memory
+(`cost.BAND_BYTES`). The second one looks at those that no cache holds (a `cost.BAND_NEAR`-th of
+that): around these alone it forms only bands that a thread runs by itself, where blocks read little
+again, beside what they save (`cost.BAND_AGAIN`, `cost.BAND_WHOLE`). All that the second pass makes
+again must become local; otherwise it is undone, and tried without making that again.
 
 An array X is cut into (outer, rows, width): element `(o * rows + row) * width + w`. All arrays that
 kernels of a band hand to each other agree on `rows`; each has an outer extent and a width of its

@@ -1,7 +1,9 @@
 """The cost function, in the open: every home is chosen by comparing two sums of these terms.
 
-All figures are nanoseconds, or nanoseconds per byte or per operation and element, on one core of a
-current processor. Only their ratios matter; they are rounded from measurements of the CPU backend.
+LAUNCH, BYTE, CACHED, OPERATION, FLOP and TILED are nanoseconds, or nanoseconds per byte or per
+operation and element, on one core of a current processor; all others are ratios, counts and bytes.
+Of times only the ratios matter; they are rounded from measurements of the CPU backend. The figures
+of sums that are divided stand in split.py.
 """
 
 from __future__ import annotations
@@ -44,9 +46,7 @@ WEIGHT: dict[Op, float] = {
 }
 
 # sums over windows (winograd.py)
-TILED = (
-    0.15  # a byte of tiles: it is written by one kernel, read by the next, and made by arithmetic
-)
+TILED = 0.1  # a byte of tiles that one kernel writes and the next one reads
 WORTH = 0.85  # of the time of the direct sum, that all may take together
 
 # bands (bands.py)

@@ -83,6 +83,9 @@ class Activation(Special):
 
         approximate="tanh": 0.5 x (1 + tanh(z)) with z = sqrt(2 / pi) (x + 0.044715 x^3), which is x
         sigmoid(2 z).
+
+        Raises:
+            DTypeError: another word for `approximate`.
         """
         x = self._as_float()
         if x.dtype.itemsize < 4:

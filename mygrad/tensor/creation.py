@@ -76,6 +76,10 @@ class Creation(Conversion):
 
         >>> Tensor.full((2, 2), 7).tolist()
         [[7, 7], [7, 7]]
+
+        Raises:
+            ShapeError: extents that are negative, or no integers.
+            DTypeError: the value is no number, or `dtype` is an integer type that cannot hold it.
         """
         extents = check_shape("full", (shape,) if isinstance(shape, int) else shape)
         if isinstance(value, Base):

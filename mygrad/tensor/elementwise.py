@@ -112,7 +112,11 @@ class Elementwise(Creation):
 
     def div(self, other: Any, rounding_mode: str | None = None) -> Self:
         """x / other, in the default float type for integers; rounding_mode "floor" is //, "trunc"
-        rounds toward zero and keeps integers."""
+        rounds toward zero and keeps integers.
+
+        Raises:
+            DTypeError: another rounding_mode.
+        """
         if rounding_mode is None:
             return self._binary(Op.DIV, "div", other, floats=True)
         if rounding_mode == "floor":
@@ -330,7 +334,11 @@ class Elementwise(Creation):
         return self._binary(Op.XOR, "bitwise_xor", other)
 
     def bitwise_not(self) -> Self:
-        """~x, of integers or bools."""
+        """~x, of integers or bools.
+
+        Raises:
+            DTypeError: floats.
+        """
         if self.dtype.kind == "b":
             return self.logical_not()
         if self.dtype.is_float:

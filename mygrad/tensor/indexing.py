@@ -323,7 +323,11 @@ class Indexing(Reduce):
 
     def index_put(self, indices: Any, values: Any, accumulate: bool = False) -> Self:
         """A copy with x[indices] = values, or with values added (all of them, for equal
-        indices)."""
+        indices).
+
+        Raises:
+            DTypeError: there is no array among the indices.
+        """
         plan = _resolve(tuple(indices), self.shape)
         if not plan.arrays:
             raise DTypeError(message("index_put", "no index arrays", "at least one"))
@@ -420,6 +424,10 @@ class Indexing(Reduce):
 
         >>> Tensor.zeros(3).scatter(0, Tensor([2]), 5.0).tolist()
         [0.0, 0.0, 5.0]
+
+        Raises:
+            DTypeError: another word for `reduce`.
+            ShapeError: the index is not of integers, or has another number of axes.
         """
         modes = {None: "set", "add": "add", "multiply": "mul"}
         if reduce not in modes:
@@ -444,7 +452,12 @@ class Indexing(Reduce):
     ) -> Self:
         """A copy with `src` combined by "sum", "prod", "amax", "amin" or "mean" where the
         coordinate on `axis` is the index; without include_self the old values there do not
-        count."""
+        count.
+
+        Raises:
+            DTypeError: another word for `reduce`.
+            ShapeError: the index is not of integers, or has another number of axes.
+        """
         modes = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "mean": "add"}
         if reduce not in modes:
             raise DTypeError(message("scatter_reduce", f"reduce {reduce!r}", ", ".join(modes)))

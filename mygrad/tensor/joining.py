@@ -83,7 +83,11 @@ class Joining(Movement):
         return tensors[0].unsqueeze(axis).cat(*(t.unsqueeze(axis) for t in tensors[1:]), axis=axis)
 
     def meshgrid(self, *others: Self, indexing: str = "ij") -> tuple[Self, ...]:
-        """Coordinates of the grid over one-dimensional tensors, one tensor for each."""
+        """Coordinates of the grid over one-dimensional tensors, one tensor for each.
+
+        Raises:
+            ShapeError: `indexing` is neither "ij" nor "xy".
+        """
         tensors, _ = _listed(self, others, 0)
         if indexing not in ("ij", "xy"):
             raise ShapeError(message("meshgrid", f"indexing {indexing!r}", "'ij' or 'xy'"))
@@ -104,7 +108,11 @@ class Joining(Movement):
     @axis_names
     def roll(self, shifts: int | Sequence[int], axis: Axes = None) -> Self:
         """Shifted along axes (or along the flattened tensor), what leaves at one end enters at the
-        other."""
+        other.
+
+        Raises:
+            ShapeError: several shifts without axes.
+        """
         if axis is None:
             if not isinstance(shifts, int):
                 raise ShapeError(
@@ -133,6 +141,10 @@ class Joining(Movement):
 
         >>> Tensor([1, 2]).pad((1, 0), value=9).tolist()
         [9, 1, 2]
+
+        Raises:
+            ShapeError: numbers that do not fit the axes, another word for `mode`, or a border that
+                is wider than its mode can fill.
         """
         pairs = self._pad_pairs(padding)
         if mode == "constant":

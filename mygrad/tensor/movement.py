@@ -89,7 +89,11 @@ class Movement(Activation):
         return self.reshape(other.shape)
 
     def flatten(self, start: int = 0, end: int = -1) -> Self:
-        """The axes from `start` to `end` (included) as one."""
+        """The axes from `start` to `end` (included) as one.
+
+        Raises:
+            ShapeError: `start` comes after `end`.
+        """
         if not self.shape:
             return self.reshape(1)
         first, last = check_axis("flatten", start, self.ndim), check_axis("flatten", end, self.ndim)
@@ -130,6 +134,9 @@ class Movement(Activation):
 
         >>> Tensor([[1], [2]]).expand(-1, 3).tolist()
         [[1, 1, 1], [2, 2, 2]]
+
+        Raises:
+            ShapeError: an axis has neither extent 1 nor the given one.
         """
         extents = list(
             shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
@@ -230,7 +237,11 @@ class Movement(Activation):
 
     @axis_names
     def split(self, sizes: int | Sequence[int], axis: int = 0) -> tuple[Self, ...]:
-        """Pieces along an axis: of one size (the last may be smaller), or of the given sizes."""
+        """Pieces along an axis: of one size (the last may be smaller), or of the given sizes.
+
+        Raises:
+            ShapeError: a size below 1, or sizes that do not add up to the extent.
+        """
         axis = check_axis("split", axis, self.ndim)
         n = self.shape[axis]
         if isinstance(sizes, int):
@@ -246,7 +257,11 @@ class Movement(Activation):
 
     @axis_names
     def chunk(self, chunks: int, axis: int = 0) -> tuple[Self, ...]:
-        """At most `chunks` pieces of one size along an axis; the last may be smaller."""
+        """At most `chunks` pieces of one size along an axis; the last may be smaller.
+
+        Raises:
+            ShapeError: less than 1 chunk.
+        """
         if chunks < 1:
             raise ShapeError(message("chunk", f"{chunks} chunks", "1 or more"))
         axis = check_axis("chunk", axis, self.ndim)
@@ -261,7 +276,11 @@ class Movement(Activation):
 
     def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Self:
         """The diagonal of two axes, as a new last axis: every (columns + 1)-th element of the flat
-        matrix."""
+        matrix.
+
+        Raises:
+            ShapeError: the two axes are one.
+        """
         a, b = check_axis("diagonal", axis1, self.ndim), check_axis("diagonal", axis2, self.ndim)
         if a == b:
             raise ShapeError(message("diagonal", f"axes {axis1} and {axis2}", "two different axes"))
@@ -288,6 +307,9 @@ class Movement(Activation):
 
         >>> Tensor([1, 2]).repeat(2, 2).tolist()
         [[1, 2, 1, 2], [1, 2, 1, 2]]
+
+        Raises:
+            ShapeError: fewer counts than axes.
         """
         times = shape_of("repeat", counts)
         if len(times) < self.ndim:

@@ -75,7 +75,11 @@ class Ordering(Indexing):
 
     @axis_names
     def topk(self, k: int, axis: int = -1, largest: bool = True) -> tuple[Self, Self]:
-        """The k greatest (or smallest) elements along an axis, in order, and their places."""
+        """The k greatest (or smallest) elements along an axis, in order, and their places.
+
+        Raises:
+            ShapeError: k is negative, or more than the extent.
+        """
         axis = check_axis("topk", axis, self.ndim)
         if not 0 <= check_integer("topk", "k", k) <= self.shape[axis]:
             raise ShapeError(message("topk", f"k = {k}", f"0 <= k <= {self.shape[axis]}"))
@@ -84,7 +88,11 @@ class Ordering(Indexing):
 
     @axis_names
     def kthvalue(self, k: int, axis: int = -1, keepdim: bool = False) -> tuple[Self, Self]:
-        """The k-th smallest element along an axis (from 1), and its place."""
+        """The k-th smallest element along an axis (from 1), and its place.
+
+        Raises:
+            ShapeError: k is below 1, or more than the extent.
+        """
         axis = check_axis("kthvalue", axis, self.ndim)
         if not 1 <= check_integer("kthvalue", "k", k) <= self.shape[axis]:
             raise ShapeError(message("kthvalue", f"k = {k}", f"1 <= k <= {self.shape[axis]}"))
@@ -106,6 +114,9 @@ class Ordering(Indexing):
 
         >>> Tensor([1, 3, 5]).searchsorted(Tensor([3, 6])).tolist()
         [1, 3]
+
+        Raises:
+            ShapeError: this tensor is no vector.
         """
         if self.ndim != 1:
             raise ShapeError(message("searchsorted", f"shape {self.shape}", "a sorted vector"))

@@ -202,7 +202,11 @@ class Reduce(Joining):
     @axis_names
     def norm(self, p: float | str = 2, axis: Axes = None, keepdim: bool = False) -> Self:
         """(sum |x|^p)^(1/p); the greatest |x| for p = inf, the smallest for -inf, the nonzeros for
-        0."""
+        0.
+
+        Raises:
+            DTypeError: p is neither a number nor "fro".
+        """
         if p == "fro":
             p = 2
         if not isinstance(p, (int, float)):
