@@ -46,8 +46,9 @@ WEIGHT: dict[Op, float] = {
 }
 
 # sums over windows (winograd.py)
-TILED = 0.1  # a byte of tiles that one kernel writes and the next one reads
-WORTH = 0.85  # of the time of the direct sum, that all may take together
+TILED = 0.1  # a byte of tiles that one kernel writes and the next one reads,
+TILED_NEAR = 0.07  # and the same in a cache
+WORTH = 0.9  # of the time of the direct sum, that all may take together
 
 # bands (bands.py)
 BAND_BYTES = 32 << 20  # a temporary array from which on is too large to wait in memory

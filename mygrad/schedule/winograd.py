@@ -235,7 +235,19 @@ def _pays(f: Found) -> bool:
     direct = each * prod(s.long.arg[1] * s.width for s in f.slides)
     fast = each * prod(s.tiles * POINTS for s in f.slides)
     moved = 2 * dt.float32.itemsize * sum(_sizes(f))
-    return fast * cost.FLOP + moved * cost.TILED < direct * cost.FLOP * cost.WORTH
+    byte = cost.TILED_NEAR if _goes_by_rows(f) else cost.TILED
+    return fast * cost.FLOP + moved * byte < direct * cost.FLOP * cost.WORTH
+
+
+def _goes_by_rows(f: Found) -> bool:
+    """Whether a band takes a few rows at a time from data to results (`bands._Former.is_whole`)."""
+    if f.sums_long or not f.rows:
+        return False
+    data, taps, results = (n * dt.float32.itemsize for n in _sizes(f))
+    rows = f.rows[0].arg[1]
+    blocks = ceildiv(rows, max(cost.BAND_LOCAL * rows // (data + results), 1))
+    near = data + results <= cost.BAND_LOCAL * blocks
+    return near and blocks * taps <= cost.BAND_WHOLE * (data + results)
 
 
 def stays_near(found: Found, parts: int) -> bool:
