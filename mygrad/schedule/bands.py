@@ -19,8 +19,8 @@ A band is run in one of two ways:
 Bands are formed in two passes. The first one looks at arrays that are too large to wait in memory
 (`cost.BAND_BYTES`). The second one looks at those that no cache holds (a `cost.BAND_NEAR`-th of
 that): around these alone it forms only bands that a thread runs by itself, where blocks read little
-again, beside what they save (`cost.BAND_AGAIN`, `cost.BAND_WHOLE`). All that the second pass makes
-again must become local; otherwise it is undone, and tried without making that again.
+again, beside what they save (`cost.BAND_AGAIN`, `cost.BAND_WHOLE`). All that a pass makes again
+must become local; otherwise it is undone, and tried without making that again.
 
 An array X is cut into (outer, rows, width): element `(o * rows + row) * width + w`. All arrays that
 kernels of a band hand to each other agree on `rows`; each has an outer extent and a width of its
@@ -100,11 +100,11 @@ def form(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], l
     """The steps with bands in the place of kernels between which large temporary arrays would wait;
     `arrays` is what the steps' arguments number, and new ones are appended to it."""
     former = _Former(list(steps), list(arrays))
-    former.form()
-    former.least //= cost.BAND_NEAR
-    kept = set[int]()
-    while more := former.form(kept):
-        kept |= more
+    for part in (1, cost.BAND_NEAR):
+        former.least = cost.BAND_BYTES // part
+        kept = set[int]()
+        while more := former.form(kept):
+            kept |= more
     return former.steps, former.arrays
 
 
@@ -116,19 +116,18 @@ class _Former:
         self.users: dict[int, list[int]] = {}
         self.again: dict[int, int] = {}  # arrays that are made again, and what they are instead of
 
-    def form(self, kept: Set[int] | None = None) -> set[int]:
-        """Form the bands around large arrays. With a set of arrays that are not to be made again:
-        only if all that are made again become local; otherwise nothing changes, and the others are
-        returned."""
+    def form(self, kept: Set[int]) -> set[int]:
+        """Form the bands around large arrays, of which those that are `kept` are not made again, if
+        all that are become local; otherwise nothing changes, and the others are returned."""
         before = self.steps, self.arrays, dict(self.again)
         self.steps, self.arrays = list(self.steps), list(self.arrays)
         for i in reversed(self.large()):
-            self.make_again(i, kept or set())
+            self.make_again(i, kept)
         for i in self.large():
             self.look_at(i)
         waiting = {self.again[i] for s in self.steps for i in s.arguments if i in self.again}
         waiting -= set(before[2].values())
-        if kept is None or not waiting:
+        if not waiting:
             return set()
         self.steps, self.arrays, self.again = before
         return waiting
