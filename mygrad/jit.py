@@ -91,19 +91,20 @@ def flatten(tree: Any, leaves: Leaves) -> Any:
 _plain: dict[int, Any] = {}  # the trees of calls with so many different Lazys and nothing else
 
 
-def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Sequence[Lazy]]:
-    """The flattened arguments of a call, and the Lazys among them. Calls with tensors alone, all
-    different, are made without looking into each; equal ones have one tree."""
-    if (
-        not kwargs
-        and len(set(map(id, args))) == len(args)
-        and all(map(_is_lazy, set(map(type, args))))
-    ):
-        if len(args) not in _plain:
-            _plain[len(args)] = flatten((args, kwargs), Leaves())
-        return _plain[len(args)], args
+def _call(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Sequence[Lazy], list[Node]]:
+    """The flattened arguments of a call, the Lazys among them and their nodes. Calls with tensors
+    alone, all different, are made without looking into each; equal ones have one tree."""
+    if not kwargs and all(map(_is_lazy, set(map(type, args)))):
+        nodes = list(map(_node, args))
+        if len(set(nodes)) == len(nodes):
+            if len(args) not in _plain:
+                _plain[len(args)] = flatten((args, kwargs), Leaves())
+            return _plain[len(args)], args, nodes
     leaves = Leaves()
-    return flatten((args, kwargs), leaves), leaves.found
+    tree = flatten((args, kwargs), leaves)
+    return tree, leaves.found, list(map(_node, leaves.found))
 
 
 def _is_lazy(kind: type) -> bool:
@@ -255,8 +256,7 @@ class jit(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if capture.current() is not None:  # inside of another capture it is an ordinary function
             return self.function(*args, **kwargs)
-        tree, arguments = _call(args, kwargs)
-        nodes = list(map(_node, arguments))
+        tree, arguments, nodes = _call(args, kwargs)
         about = list(map(_about, nodes))
         modes = [switch() for switch in capture.switches]
         before = self._before
