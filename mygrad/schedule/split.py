@@ -2,10 +2,12 @@
 blocks.
 
     SUM(x, (n, h, w))  ->  SUM(CONTIGUOUS(SUM(x as (n1, n2, h, w), (n2, h, w))), (n1))
+    SUM(x, n)          ->  the same of the first n1 * n2 elements, + SUM(the others, n)
     SCAN(x, n)         ->  SCAN(x as (n1, n2), n2), rows begin with SCAN(SUM(x, n2), n1) before them
 
-- *Narrow*: so few results that threads would have nothing to share. The partial sums are shared
-  instead; adding them up in a fixed order keeps results the same for every number of threads.
+- *Narrow*: so few results that threads would have nothing to share. The partial results are shared
+  instead; combining them in a fixed order keeps results the same for every number of threads. So
+  for every operator: a maximum and a product are divided as a sum is.
 - *Long*: every result sweeps over operands that do not fit in cache, and the results are many (the
   weight gradient of a convolution). One block of the operands at a time stays in cache for all
   results. Where all operands are read as if the axes of the sum were one, the schedule of its
@@ -28,12 +30,15 @@ from mygrad.schedule import winograd
 from mygrad.schedule.homes import flat
 
 FEW_RESULTS = 16  # results that cannot keep all threads busy
+LANES = 16  # results side by side that one thread computes together: a line of memory
+FEW_LINES = 4  # such lines: two threads sum 128 columns as fast as they read them, but not 64
 LONG_SUM = 1 << 16  # elements from which a second kernel pays
-PARTS = 128  # partial sums of a narrow sum
+PARTS = 128  # partial results of a narrow reduction, at most
 LONG_SCAN = 1 << 18  # elements from which a scan is divided
 SCANNED = 4096  # elements of a block of it
 CACHE = 1 << 19  # bytes of operands that stay in cache while all results are computed
 WHOLE = "a long sum that its kernel divides: partial results wait in memory"
+NAMES = {Op.ADD: "sums: one sum", Op.MUL: "products: one product", Op.MAX: "maxima: one maximum"}
 REUSE = 8  # reads of an operand from which keeping it in cache pays
 
 
@@ -48,7 +53,7 @@ def _parted(node: Node, done: dict[Node, Node], device: str) -> Node:
     axis, parts = _parts(result) if _is_long(result) else (0, 1)
     if parts > 1 and _is_whole(result, device, parts):
         return result
-    if parts > 1 and result.size > FEW_RESULTS and _is_one(result.src[0], result.arg[1]):
+    if parts > 1 and not _is_narrow(result) and _is_one(result.src[0], result.arg[1]):
         return graph.contiguous(result, WHOLE)
     if parts > 1:
         return _split(result, axis, parts)
@@ -58,13 +63,35 @@ def _parted(node: Node, done: dict[Node, Node], device: str) -> Node:
 
 
 def _is_long(node: Node) -> bool:
-    return node.op is Op.REDUCE and node.arg[0] is Op.ADD and node.src[0].size >= LONG_SUM
+    return node.op is Op.REDUCE and node.src[0].size >= LONG_SUM
+
+
+def _is_narrow(node: Node) -> bool:
+    """Whether threads would have nothing to share, and each partial result is worth its memory."""
+    each = node.src[0].size // (node.size * PARTS)
+    if node.size <= FEW_RESULTS:
+        return each >= REUSE
+    return each >= 4 * REUSE and _shared(node) <= FEW_LINES and _is_side_by_side(node)
+
+
+def _shared(node: Node) -> int:
+    """What threads can share of a narrow reduction: results, or lines of them, since the lanes of
+    a vector compute these together."""
+    return node.size if node.size <= FEW_RESULTS else -(-node.size // LANES)
+
+
+def _is_side_by_side(node: Node) -> bool:
+    """Whether the results of a reduction lie side by side in what is read."""
+    x, axes = node.src[0], node.arg[1]
+    kept = [a for a in range(len(x.shape)) if a not in axes]
+    large = [steps for array, steps, _ in _reads(x, kept) if array.size * REUSE > x.size]
+    return bool(large) and all(any(abs(s or 0) == 1 for s in steps) for steps in large)
 
 
 def _is_whole(node: Node, device: str, parts: int) -> bool:
     """Whether winograd.py will compute a sum, better as a whole than in so many parts."""
     x, (op, axes) = node.src[0], node.arg
-    if x.op is not Op.MUL or not winograd.is_on(node.device or device):
+    if op is not Op.ADD or x.op is not Op.MUL or not winograd.is_on(node.device or device):
         return False
     index = tuple(expr.axis(a, n) if n > 1 else expr.const(0) for a, n in enumerate(x.shape))
     factors = []
@@ -84,14 +111,16 @@ def _is_whole(node: Node, device: str, parts: int) -> bool:
 
 
 def _parts(node: Node) -> tuple[int, int]:
-    """The axis of a sum that is divided, and into how many parts; 1: not at all."""
-    x, axes = node.src[0], node.arg[1]
-    first = axes[0] if len(axes) == 1 else _farthest(x, axes)
+    """The axis of a reduction that is divided, and into how many parts; 1: not at all."""
+    x, (op, axes) = node.src[0], node.arg
+    if _is_narrow(node):
+        least = FEW_RESULTS // _shared(node) + 1
+        first = _farthest(x, [a for a in axes if x.shape[a] >= least] or axes)
+        return first, _count(x.shape[first], least)
+    first = _farthest(x, axes)
     extent = x.shape[first]
-    if extent < 2:
+    if extent < 2 or op is not Op.ADD:
         return first, 1
-    if node.size <= FEW_RESULTS and node.size * PARTS * REUSE <= x.size:
-        return first, _divisor(extent, PARTS)
     operands = _operands(x)
     nbytes = sum(o.size * o.dtype.itemsize for o in operands)
     again = all(o.size * REUSE <= x.size for o in operands)
@@ -103,9 +132,20 @@ def _parts(node: Node) -> tuple[int, int]:
     return first, 1
 
 
+def _count(extent: int, least: int) -> int:
+    """Into how many parts a narrow reduction is divided: as many equal ones as there may be, or,
+    where there are not even `least`, so that the fewest elements are left over."""
+    equal = _divisor(extent, PARTS)
+    if equal >= min(least, extent):
+        return equal
+    return min(range(PARTS, PARTS // 2, -1), key=lambda parts: extent % parts)
+
+
 def _farthest(x: Node, axes: Sequence[int]) -> int:
     """The axis whose steps go farthest in the arrays that are summed; so the parts of a sum read
     what lies together. The first of equal ones."""
+    if len(axes) == 1:
+        return axes[0]
     reach = dict.fromkeys(axes, 0)
     for array, steps, _ in _reads(x, axes):
         for a, step in zip(axes, steps, strict=True):
@@ -170,19 +210,30 @@ def _operands(x: Node) -> list[Node]:
 
 
 def _split(node: Node, first: int, parts: int) -> Node:
+    """The reduction in so many equal parts, and of what is left over."""
     x, (op, axes) = node.src[0], node.arg
-    shape = (*x.shape[:first], parts, x.shape[first] // parts, *x.shape[first + 1 :])
-    blocks = graph.move(Op.RESHAPE, x, shape)
+    length = x.shape[first] // parts
+    shape = (*x.shape[:first], parts, length, *x.shape[first + 1 :])
+    blocks = graph.move(Op.RESHAPE, _between(x, first, 0, parts * length), shape)
     partial = graph.reduce(op, blocks, tuple(a + (a >= first) for a in axes))
-    kept = graph.contiguous(
-        partial, f"{parts} partial sums: one sum would be too long or too narrow"
-    )
-    return graph.reduce(op, kept, (first - sum(a < first for a in axes),))
+    kept = graph.contiguous(partial, f"{parts} partial {NAMES[op]} would be too long or too narrow")
+    result = graph.reduce(op, kept, (first - sum(a < first for a in axes),))
+    if parts * length == x.shape[first]:
+        return result
+    rest = graph.reduce(op, _between(x, first, parts * length, x.shape[first]), axes)
+    return graph.alu(op, result, rest)
+
+
+def _between(x: Node, axis: int, start: int, stop: int) -> Node:
+    """A part of an axis."""
+    whole = [(0, n) for n in x.shape]
+    return graph.move(Op.SHRINK, x, (*whole[:axis], (start, stop), *whole[axis + 1 :]))
 
 
 def _blocks(node: Node) -> int:
     """Into how many blocks a scan is divided; 1 where its other axes keep threads busy, and where
-    no whole number of blocks covers the axis."""
+    no whole number of blocks covers the axis: the result of a longer one would have to be copied,
+    which takes longer than what the threads save."""
     extent = node.shape[node.arg[1]]
     if extent < LONG_SCAN or node.size > FEW_RESULTS * extent or node.dtype.kind == "b":
         return 1
