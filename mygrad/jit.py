@@ -91,9 +91,7 @@ def flatten(tree: Any, leaves: Leaves) -> Any:
 _plain: dict[int, Any] = {}  # the trees of calls with so many different Lazys and nothing else
 
 
-def _call(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Any, Sequence[Lazy], list[Node]]:
+def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Sequence[Lazy], list[Node]]:
     """The flattened arguments of a call, the Lazys among them and their nodes. Calls with tensors
     alone, all different, are made without looking into each; equal ones have one tree."""
     if not kwargs and all(map(_is_lazy, set(map(type, args)))):

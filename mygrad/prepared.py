@@ -153,7 +153,7 @@ class Prepared:
                 continue
             segment, pick, sequence = part
             memories = list(map(_memory, pick(table)))
-            if None in memories:
+            if type(None) in map(type, memories):
                 for buffer in pick(table):
                     memory_of(buffer)  # the error of the one that has none
             if config.DEBUG >= 2:

@@ -126,7 +126,7 @@ def test_each_thread_copies_its_own_columns(shape: tuple[int, int, int]) -> None
 def test_each_thread_copies_its_own_rows_where_they_fall_on_each_other(
     shape: tuple[int, int, int],
 ) -> None:
-    scheduled = schedule(product(*shape), replace(WIDE, threads=2))
+    scheduled = schedule(product(*shape), replace(AVX2, threads=2))
     assert scheduled.loops[0].kind == "parallel"
     assert scheduled.loops[0].extent == 2
     tiles = sum(p.extent for p in scheduled.loops if p.name == "i0oi")
@@ -151,8 +151,8 @@ def test_a_sum_whose_columns_are_not_read(target: Target) -> None:
 
 def test_columns_whose_lines_fall_on_each_other_are_copied() -> None:
     """256 lines that are 1024 bytes apart have 32 places in the first cache; 16 fit. 256 rows are
-    43 tiles, which read them often enough, and 192 rows are not."""
-    for rows, depth, stages in ((256, 16, 0), (256, 256, 1), (192, 256, 0)):
+    43 tiles, which read them often enough, and 168 rows are not."""
+    for rows, depth, stages in ((256, 16, 0), (256, 256, 1), (168, 256, 0)):
         actions = default_actions(product(rows, depth, 256), AVX2)
         assert [a.slot for a in actions if isinstance(a, Stage)] == [1] * stages
 
