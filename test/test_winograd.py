@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_threads import machines
 
-from mygrad import Tensor, compiler, jit, realize
+from mygrad import Tensor, compiler, jit, nn, realize
 from mygrad.config import context
+from mygrad.errors import DeviceError
 from mygrad.runtime import device as devices
 from mygrad.schedule import cost, winograd
 from mygrad.schedule.schedule import schedule
@@ -250,6 +251,47 @@ def test_tiles_of_an_image_stay_in_a_cache() -> None:
     assert band.blocks == 32
     assert plan.peak_bytes < 2 * x.nbytes
     near(result.numpy()[:2], windows(x.numpy()[:2], w.numpy(), 1))
+
+
+def test_state_is_updated_where_it_is() -> None:
+    """Also where a kernel stores several elements of it: in each one its own."""
+    x, start = Tensor(array(16, 64, 8, 8)), 0.1 * array(64, 64, 3, 3, seed=1)
+    found = []
+    for setting in (0, 1):
+        with context(MYGRAD_WINOGRAD=setting):
+            w = Tensor(start).realize().requires_grad_()
+            optimizer = nn.optim.SGD([w], lr=0.1, momentum=0.9)
+
+            @jit
+            def step(x: Tensor, w: Tensor = w, optimizer: nn.optim.SGD = optimizer) -> Tensor:
+                optimizer.zero_grad()
+                loss = (x.conv2d(w, padding=1) ** 2).mean()
+                loss.backward()
+                optimizer.step()
+                return loss
+
+            for _ in range(3):
+                step(x)
+            ((captured,),) = step.captured.values()
+            assert len(captured.prepared.overwrites) == 2  # the weight and its momentum
+            assert bool(kinds(captured.prepared.schedule)) == setting
+            found.append(w.numpy())
+    near(found[1], found[0])
+
+
+def test_a_small_budget_is_met_without_tiles() -> None:
+    made = conv(64, 256, 256, 8, 3, padding=1)
+    peaks = []
+    for setting in (0, 1):
+        with context(MYGRAD_WINOGRAD=setting):
+            peaks.append(plan_of(made).peak_bytes)
+    assert peaks[0] < peaks[1]
+    plan = schedule([made._node], "cpu", memory_budget=peaks[0])
+    assert plan.peak_bytes <= peaks[0]
+    assert not kinds(plan)
+    assert kinds(schedule([made._node], "cpu", memory_budget=peaks[1])) == KINDS
+    with pytest.raises(DeviceError):
+        schedule([made._node], "cpu", memory_budget=1000)
 
 
 def test_the_gradient_of_a_weight_is_not_split_before() -> None:

@@ -95,15 +95,15 @@ def _merged(
 
 
 def _with_one_slot(kernel: Kernel, written: int, read: int) -> Kernel | None:
-    """The kernel that reads slot `read` from slot `written`; every value that does so must be part
-    of what the store to that slot computes, and is then known before anything is stored."""
+    """The kernel that reads slot `read` from slot `written`; every element that is read must be part
+    of what the store to that element computes, and is then known before it is stored."""
     own = [s for s in kernel.stores if s.slot == written]
-    if len(own) != 1 or own[0].mode != "set" or own[0].valid is not None or own[0].ordered_axes:
+    if any(s.mode != "set" or s.valid is not None or s.ordered_axes for s in own):
         return None
     nodes = expr.toposort([e for s in kernel.stores for e in roots_of(s)])
     loads = [e for e in nodes if e.op is Op.LOAD and e.arg == read]
-    mine = frozenset(expr.toposort([own[0].value]))
-    if any(e.src != (own[0].index,) or e not in mine for e in loads):
+    inside = {s.index: frozenset(expr.toposort([s.value])) for s in own}
+    if any(len(e.src) > 1 or e not in inside.get(e.src[0], ()) for e in loads):
         return None
     if any(e.op in (Op.REDUCE, Op.SCAN) and _reads(e, read) for e in nodes):
         return None

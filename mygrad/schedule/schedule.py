@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from mygrad import graph
-from mygrad.config import config
-from mygrad.errors import InternalError
+from mygrad.config import config, context
+from mygrad.errors import DeviceError, InternalError
 from mygrad.graph import Node
 from mygrad.ops import Op
 from mygrad.schedule import bands, masks, memory, panels, remat, winograd
@@ -89,7 +89,13 @@ def schedule(
     at = {slot: node for node, slot in slots.items()}
     _read_first(homes, built, [(simple[r], at[slot]) for r, slot in in_place])
     planner = _Planner(_ordered(homes, built), slots, device, threads)
-    return planner.plan(simple, memory_budget, in_place)
+    try:
+        return planner.plan(simple, memory_budget, in_place)
+    except DeviceError:  # the budget is too small: tiles take more memory than sums
+        if not config.MYGRAD_WINOGRAD:
+            raise
+        with context(MYGRAD_WINOGRAD=0):
+            return schedule(roots, device, memory_budget, in_place, threads)
 
 
 def _unshaped(root: Node) -> Node:
