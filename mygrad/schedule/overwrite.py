@@ -95,8 +95,8 @@ def _merged(
 
 
 def _with_one_slot(kernel: Kernel, written: int, read: int) -> Kernel | None:
-    """The kernel that reads slot `read` from slot `written`; every element that is read must be part
-    of what the store to that element computes, and is then known before it is stored."""
+    """The kernel that reads slot `read` from slot `written`; every element that is read must be
+    part of what the store to that element computes, and is then known before it is stored."""
     own = [s for s in kernel.stores if s.slot == written]
     if any(s.mode != "set" or s.valid is not None or s.ordered_axes for s in own):
         return None
