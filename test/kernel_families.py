@@ -317,8 +317,34 @@ def masked(rng: Random) -> Kernel:
     return m.kernel("masked", [*batch, row, d])
 
 
+def tiles(rng: Random) -> Kernel:
+    """Several stores into one array, of what is read at neighbouring places: planes of tiles, or
+    elements that lie side by side; some under conditions, some of state that is updated."""
+    m = Maker(rng)
+    outer, tile, channel = m.axes(0, 1), m.axis(), m.axis()
+    step, width, planes = rng.choice((1, 2, 4)), rng.randint(1, 4), rng.randint(2, 6)
+    axes = [*outer, tile, channel]
+    reach = (tile.arg[1] - 1) * step + width
+    long = m.array([*extents(outer), reach, channel.arg[1]])
+    data = [long.load(*outer, tile * step + n, channel) for n in range(width)]
+    first = rng.random() < 0.5  # planes, or neighbours
+    shape = [planes, *extents(axes)] if first else [*extents(axes), planes]
+    out = m.array(shape, m.wide, written=True)
+    updated, ragged = rng.random() < 0.3, rng.random() < 0.3
+    for p in range(planes):
+        place = (const(p), *axes) if first else (*axes, const(p))
+        index = out.index(*place)
+        value = add(*(rng.choice(data) for _ in range(rng.randint(1, 3))))
+        if updated:
+            value = add(value, load(out.slot, m.wide, index))
+        valid = less(tile * planes + p, const(reach)) if ragged else None
+        m.stores.append(Store(out.slot, index, value, valid))
+    return m.kernel("tiles", axes)
+
+
 FAMILIES: dict[str, Callable[[Random], Kernel]] = {
-    f.__name__: f for f in (product, convolution, rows, sums, scans, scatter, gather, moves, masked)
+    f.__name__: f
+    for f in (product, convolution, rows, sums, scans, scatter, gather, moves, masked, tiles)
 }
 
 

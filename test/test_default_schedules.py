@@ -43,6 +43,7 @@ MECHANISMS = {
     "gather": SUM,
     "moves": {*USUAL, "Unroll", "Stream"},
     "masked": {*SUM, "copy outside", "steps left out"},
+    "tiles": {*USUAL, "Stream"},
 }
 FIRST, EACH = 10, 2  # cases that are checked in any case, and of each mechanism
 DRAWN = 600  # kernels of which one must show it
