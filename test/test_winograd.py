@@ -144,6 +144,9 @@ def test_kernels_mean_the_same_to_the_interpreter(monkeypatch: pytest.MonkeyPatc
         y = mine[0].conv2d(mine[1], padding=1)
         assert kinds(plan_of(y, device="reference")) == KINDS
         near(y.numpy(), windows(x, w, 1))
+        # what is done with results that do not exist reads nothing
+        other = array(*y.shape, seed=3)
+        near((y + Tensor(other)).numpy(), windows(x, w, 1) + other)
         g = array(*y.shape, seed=2)
         found = y.gradient(*mine, gradient=Tensor(g))
         for made, want in zip(found, gradients(x, w, g, 1), strict=True):

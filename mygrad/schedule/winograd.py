@@ -375,8 +375,8 @@ class _Planner:
                 where, inside = {s.window: s.at(n) for s, n in pairs}, TRUE
             else:
                 where, inside = self.along(offsets)
-            where[f.total] = done[offsets[0]][offsets[1]]
-            stores += [_moved(s, where, inside) for s in self.kernel.stores]
+            result = done[offsets[0]][offsets[1]]
+            stores += [_moved(s, f.total, result, where, inside) for s in self.kernel.stores]
         gone = {a for s in f.slides for a in (s.long, s.window)}
         self.add("results", (*axes, *(a for a in self.kernel.axes if a not in gone)), stores)
 
@@ -398,19 +398,29 @@ class _Planner:
         self.kernels.append((what, replace(kernel, flops=flops, bytes=nbytes), tuple(used)))
 
 
-def _moved(store: Store, where: Mapping[Expr, Expr], inside: Expr) -> Store:
-    """A store of one result of a tile, where that exists."""
+def _moved(
+    store: Store, total: Expr, result: Expr, where: Mapping[Expr, Expr], inside: Expr
+) -> Store:
+    """A store of one result of a tile, where that exists; elsewhere nothing is read for it but its
+    products."""
+    place = expr.var("total", total.dtype)
+    value = _hidden(inside, expr.substitute(store.value, {**where, total: place}))
     valid = expr.both(inside, expr.substitute(store.valid or TRUE, where))
     return replace(
         store,
         index=expr.substitute(store.index, where),
-        value=expr.substitute(store.value, where),
+        value=expr.substitute(value, {place: result}),
         valid=None if expr.is_true(valid) else valid,
     )
 
 
 def _under(condition: Expr, value: Expr) -> Expr:
     """The value where a condition holds, and 0 elsewhere; nothing is read there."""
+    return expr.where(condition, _hidden(condition, value), expr.const(0, value.dtype))
+
+
+def _hidden(condition: Expr, value: Expr) -> Expr:
+    """A value whose loads happen only where a condition holds."""
     if expr.is_true(condition):
         return value
     loads = {
@@ -418,7 +428,7 @@ def _under(condition: Expr, value: Expr) -> Expr:
         for e in expr.toposort([value])
         if e.op is Op.LOAD
     }
-    return expr.where(condition, expr.substitute(value, loads), expr.const(0, value.dtype))
+    return expr.substitute(value, loads)
 
 
 def _renumbered(stores: tuple[Store, ...], number: Mapping[int, int]) -> tuple[Store, ...]:
