@@ -154,11 +154,11 @@ def test_kernels_mean_the_same_to_the_interpreter(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("always")
 def test_tiles_that_reach_out_read_nothing_there() -> None:
     x, w, r = array(2, 3, 7, 9), array(4, 3, 3, 3, seed=1), array(2, 4, 7, 9, seed=2)
-    mine = [Tensor(a).requires_grad_() for a in (x, w)]
-    y = (mine[0].conv2d(mine[1], padding=1) + Tensor(r)).relu()
+    y = (Tensor(x).conv2d(Tensor(w), padding=1) + Tensor(r)).relu()
+    kernels = [k for s in plan_of(y).steps for k in kernels_of(s)]
     near(y.numpy(), np.maximum(windows(x, w, 1) + r, 0))
-    plan = plan_of(y, *y.gradient(*mine, gradient=Tensor(array(*y.shape))))
-    for kernel in (k for s in plan.steps for k in kernels_of(s)):
+    assert kernels[-1].name.startswith("results")
+    for kernel in kernels:
         for e in kernel.nodes:
             if e.op is Op.LOAD and len(e.src) == 1:
                 assert 0 <= e.src[0].low <= e.src[0].high < kernel.buffers[e.arg].size, kernel
