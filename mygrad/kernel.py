@@ -25,13 +25,13 @@ Invariants, checked by `verify`:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 from mygrad.dtype import DType, index
 from mygrad.errors import InternalError
-from mygrad.expr import Expr, describe, free_axes, toposort
+from mygrad.expr import Expr, describe, free_axes, load, rebuild, toposort
 from mygrad.helpers import UNKNOWN, Location, content_key
 from mygrad.ops import SCATTER_MODES, Op
 
@@ -123,6 +123,27 @@ def axis_sets(kernel: Kernel) -> tuple[frozenset[Expr], ...]:
     sets = [store_axes(store) for store in kernel.stores]
     reductions = [e for e in kernel.nodes if e.op is Op.REDUCE]
     return (*sets, *(free_axes(e.src[0]) | frozenset(e.arg[1]) for e in reductions))
+
+
+def renumbered(stores: Sequence[Store], number: Mapping[int, int]) -> tuple[Store, ...]:
+    """The stores with other slots: `number` has the new one of each."""
+    done: dict[Expr, Expr] = {}
+    for e in toposort(root for s in stores for root in roots_of(s)):
+        src = tuple(done[s] for s in e.src)
+        if e.op is Op.LOAD and e.arg in number:
+            done[e] = load(number[e.arg], e.dtype, *src)
+        else:
+            done[e] = e if src == e.src else rebuild(e, src)
+    return tuple(
+        replace(
+            s,
+            slot=number[s.slot],
+            index=done[s.index],
+            value=done[s.value],
+            valid=s.valid and done[s.valid],
+        )
+        for s in stores
+    )
 
 
 # --- printing -------------------------------------------------------------------------------------

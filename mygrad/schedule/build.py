@@ -19,7 +19,7 @@ from mygrad import expr, graph, movement
 from mygrad.dtype import DType
 from mygrad.expr import Expr
 from mygrad.graph import Node
-from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of, store_axes
+from mygrad.kernel import BufferInfo, Kernel, Store, named, renumbered, roots_of, store_axes
 from mygrad.ops import ALU, MOVEMENT, Op
 from mygrad.schedule import cost, reshape_axes
 from mygrad.schedule.facts import moved
@@ -208,21 +208,7 @@ class Builder:
             return stores
         number = {old: new for new, old in enumerate(sorted(used))}
         self.slots = {n: number[i] for n, i in self.slots.items() if i in number}
-        mapping: dict[Expr, Expr] = {}
-        for e in expr.toposort([root for s in stores for root in roots_of(s)]):
-            if e.op is Op.LOAD:  # operands come first: an index may be loaded, too
-                src = (expr.substitute(x, mapping) for x in e.src)
-                mapping[e] = expr.load(number[e.arg], e.dtype, *src)
-        return [
-            replace(
-                s,
-                slot=number[s.slot],
-                index=expr.substitute(s.index, mapping),
-                value=expr.substitute(s.value, mapping),
-                valid=s.valid and expr.substitute(s.valid, mapping),
-            )
-            for s in stores
-        ]
+        return list(renumbered(stores, number))
 
 
 def _widths(node: Node, index: Index, valid: Expr) -> tuple[tuple[int, int], ...] | None:

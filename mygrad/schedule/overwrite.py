@@ -18,7 +18,7 @@ from dataclasses import replace
 from mygrad import expr
 from mygrad.expr import Expr
 from mygrad.graph import HostCall
-from mygrad.kernel import Kernel, Store, named, roots_of, stem_of
+from mygrad.kernel import Kernel, named, renumbered, roots_of, stem_of
 from mygrad.ops import Op
 from mygrad.schedule.bands import users_of, written_by
 from mygrad.schedule.steps import Memory, Step
@@ -110,24 +110,13 @@ def _with_one_slot(kernel: Kernel, written: int, read: int) -> Kernel | None:
     slots = [slot for slot in range(len(kernel.buffers)) if slot != read]
     number = {slot: n for n, slot in enumerate(slots)}
     number[read] = number[written]
-    moved: dict[Expr, Expr] = {}
-    for e in nodes:  # operands first
-        if e.op is Op.LOAD and isinstance(e.arg, int):
-            src = [expr.substitute(s, moved) for s in e.src]
-            moved[e] = expr.load(number[e.arg], e.dtype, *src)
-    stores = tuple(_moved(s, number[s.slot], moved) for s in kernel.stores)
     buffers = tuple(kernel.buffers[slot] for slot in slots)
+    stores = renumbered(kernel.stores, number)
     return named(replace(kernel, stores=stores, buffers=buffers), stem_of(kernel))
 
 
 def _reads(e: Expr, slot: int) -> bool:
     return any(n.op is Op.LOAD and n.arg == slot for n in expr.toposort(e.src))
-
-
-def _moved(store: Store, slot: int, moved: dict[Expr, Expr]) -> Store:
-    valid = None if store.valid is None else expr.substitute(store.valid, moved)
-    index, value = (expr.substitute(e, moved) for e in (store.index, store.value))
-    return replace(store, slot=slot, index=index, value=value, valid=valid)
 
 
 def _is_copy(kernel: object) -> bool:

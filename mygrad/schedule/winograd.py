@@ -37,7 +37,7 @@ from mygrad import expr
 from mygrad.config import config
 from mygrad.expr import Expr
 from mygrad.helpers import ceildiv, prod
-from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of
+from mygrad.kernel import BufferInfo, Kernel, Store, named, renumbered, roots_of
 from mygrad.ops import Op
 from mygrad.schedule import cost, reshape_axes
 from mygrad.schedule.build import work
@@ -390,7 +390,7 @@ class _Planner:
         kernel = Kernel(
             "",
             axes,
-            _renumbered(moved, {slot: n for n, slot in enumerate(used)}),
+            renumbered(moved, {slot: n for n, slot in enumerate(used)}),
             tuple(replace(infos[slot], written=slot in written) for slot in used),
         )
         flops, nbytes = work(kernel)
@@ -429,14 +429,3 @@ def _hidden(condition: Expr, value: Expr) -> Expr:
         if e.op is Op.LOAD
     }
     return expr.substitute(value, loads)
-
-
-def _renumbered(stores: tuple[Store, ...], number: Mapping[int, int]) -> tuple[Store, ...]:
-    """The stores with other slots."""
-    loads: dict[Expr, Expr] = {}
-    for e in expr.toposort([root for s in stores for root in roots_of(s)]):
-        if e.op is Op.LOAD:  # operands come first: an index may be loaded, too
-            src = (expr.substitute(x, loads) for x in e.src)
-            loads[e] = expr.load(number[e.arg], e.dtype, *src)
-    _, moved = reshape_axes.replace_axes((), stores, loads, {})
-    return tuple(replace(s, slot=number[s.slot]) for s in moved)
