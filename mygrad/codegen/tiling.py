@@ -337,10 +337,10 @@ def _lanes(nest: Nest, target: Target) -> int:
 
 def _width(nest: Nest, axis: Expr, target: Target) -> int:
     """Lanes along an axis. Lines that are whole pages apart have one place in the first cache: of
-    more than it holds there none stays until its next element is asked for."""
+    more than it holds there none stays until the next access to it."""
     lanes = min(_lanes(nest, target), power_of_two(axis.arg[1]))
-    steps = (_step(x, axis) for x in nest.accesses if x.strides.get(axis, 0) is not None)
-    crowded = not nest.reduced and any(step and step % PAGE == 0 for step in steps)
+    steps = (_step(x, axis) for x in nest.accesses if x.near)
+    crowded = any(step and step % PAGE == 0 for step in steps)
     return min(lanes, WAYS) if crowded else lanes
 
 
