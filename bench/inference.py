@@ -1,5 +1,5 @@
 """Inference: a token of GPT-2 with 124M weights, whose keys and values of the tokens before are
-cached, and an image through ResNet-50. Weights are random.
+cached, a prompt of several tokens, and an image through ResNet-50. Weights are random.
 
 A token must read every weight once, so the time for that, measured in the same rounds, stands
 beside it.
@@ -8,6 +8,7 @@ beside it.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -174,6 +175,110 @@ class GPT2:
         return lambda: [t.sum() for t in tensors]
 
 
+class Prompt(GPT2):
+    """The same network at all tokens of a prompt at once; the logits of the last one."""
+
+    def forward(
+        self, x: Any, linear: Any, norm: Any, attention: Callable[..., Any], gelu: Any, wte: Any
+    ) -> Any:
+        """From embeddings (tokens, width) to logits; `attention` is of (tokens, heads, width)."""
+        for n in range(self.layers):
+            parts = linear(f"{n}.qkv", norm(f"{n}.ln1", x)).reshape(len(x), 3, self.heads, -1)
+            y = attention(parts[:, 0], parts[:, 1], parts[:, 2])
+            x = x + linear(f"{n}.proj", y.reshape(len(x), self.width))
+            x = x + linear(f"{n}.fc2", gelu(linear(f"{n}.fc", norm(f"{n}.ln2", x))))
+        return norm("ln", x)[-1] @ wte.T
+
+    @property
+    def tokens(self) -> Array:
+        """Of the whole context."""
+        vocabulary = len(self.weights["wte"])
+        return np.random.default_rng(5).integers(0, vocabulary, self.context)
+
+    def ours(self) -> Run:
+        """mygrad: one jitted step."""
+        p = {name: Tensor(a).realize() for name, a in self.weights.items()}
+
+        def attention(*parts: Tensor) -> Tensor:
+            q, k, v = (t.transpose(0, 1) for t in parts)
+            return q.scaled_dot_product_attention(k, v, is_causal=True).transpose(0, 1)
+
+        @jit
+        def step(tokens: Tensor) -> Tensor:
+            return self.forward(  # type: ignore[no-any-return]
+                p["wte"][tokens] + p["wpe"],
+                lambda name, x: x.linear(p[f"{name}.weight"], p[f"{name}.bias"]),
+                lambda name, x: x.layernorm(self.width, p[f"{name}.weight"], p[f"{name}.bias"]),
+                attention,
+                lambda x: x.gelu(approximate="tanh"),
+                p["wte"],
+            )
+
+        tokens = Tensor(self.tokens).realize()
+        return lambda: step(tokens)
+
+    def theirs(self) -> Run:
+        """PyTorch."""
+        functional: Any = torch.nn.functional
+        p = {name: torch.from_numpy(a) for name, a in self.weights.items()}
+
+        def attention(*parts: Any) -> Any:
+            q, k, v = (t.transpose(0, 1) for t in parts)
+            y = functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)
+            return y[0].transpose(0, 1)
+
+        def norm(name: str, x: Any) -> Any:
+            weight, bias = p[f"{name}.weight"], p[f"{name}.bias"]
+            return functional.layer_norm(x, (self.width,), weight, bias)
+
+        tokens = torch.from_numpy(self.tokens)
+
+        def run() -> Any:
+            with torch.no_grad():
+                return self.forward(
+                    p["wte"][tokens] + p["wpe"],
+                    lambda name, x: functional.linear(x, p[f"{name}.weight"], p[f"{name}.bias"]),
+                    norm,
+                    attention,
+                    lambda x: functional.gelu(x, approximate="tanh"),
+                    p["wte"],
+                )
+
+        return run
+
+    def with_jax(self) -> Run:
+        """JAX: one jitted step."""
+        jnp, lax = jax.numpy, jax.lax
+        weights = {name: jnp.asarray(a) for name, a in self.weights.items()}
+
+        def attention(*parts: Any) -> Any:
+            return jax.nn.dot_product_attention(*(t[None] for t in parts), is_causal=True)[0]
+
+        def step(p: Any, tokens: Any) -> Any:
+            def norm(name: str, x: Any) -> Any:
+                y = x - x.mean(-1, keepdims=True)
+                y = y * lax.rsqrt((y * y).mean(-1, keepdims=True) + 1e-5)
+                return y * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+            return self.forward(
+                p["wte"][tokens] + p["wpe"],
+                lambda name, x: x @ p[f"{name}.weight"].T + p[f"{name}.bias"],
+                norm,
+                attention,
+                lambda x: jax.nn.gelu(x, approximate=True),
+                p["wte"],
+            )
+
+        jitted, tokens = jax.jit(step), jnp.asarray(self.tokens)
+        return lambda: jax.block_until_ready(jitted(weights, tokens))
+
+
+def prompt(layers: int, width: int, heads: int, vocabulary: int, context: int) -> Candidates:
+    """So many tokens at once."""
+    model = Prompt(layers, width, heads, vocabulary, context)
+    return {OURS: model.ours, "torch": model.theirs, "jax": model.with_jax}
+
+
 def decode(layers: int, width: int, heads: int, vocabulary: int, context: int) -> Candidates:
     """One token, in the middle of a context of so many."""
     model = GPT2(layers, width, heads, vocabulary, context)
@@ -240,6 +345,13 @@ WORKLOADS = (
         (12, 768, 12, 50257, 128),
         (2, 32, 2, 100, 16),
         bytes=4 * 123.65e6,
+    ),
+    workload(
+        "GPT-2 124M prompt of 64",
+        prompt,
+        (12, 768, 12, 50257, 64),
+        (2, 32, 2, 100, 16),
+        flops=2 * 64 * 85e6,
     ),
     workload(
         "ResNet-50 image", resnet50, (224, (3, 4, 6, 3)), (32, (1, 1, 1, 1)), flops=2 * 4.09e9

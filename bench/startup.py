@@ -15,7 +15,7 @@ from bench.measure import OURS, Row
 from bench.peers import PACKAGES
 
 IMPORT = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
-TASKS = {"MNIST CNN": "MNIST CNN step 128", "nanoGPT": "nanoGPT step"}
+TASKS = {"MLP": "MLP step", "MNIST CNN": "MNIST CNN step 128", "nanoGPT": "nanoGPT step"}
 
 FIRST_STEP = """
 import json, time, types
