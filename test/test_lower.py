@@ -884,3 +884,18 @@ def test_parts_of_a_step_must_be_inside_of_it() -> None:
     with small_limits(), pytest.raises(ScheduleError, match="in the order of their steps"):
         codegen.lower(apply(start(kernel), actions))
     check(kernel, apply(start(kernel), actions))
+
+
+def test_several_loads_of_a_staged_buffer_have_copies_of_their_own() -> None:
+    """Also where all uses of one go through a sum with another."""
+    i, j = axis(0, 5), axis(1, 7)
+    a, b, c, d = (load(0, F, i * 28 + j + 7 * n) for n in range(4))
+    values = add(add(b, d), a), add(b, c)
+    stores = tuple(Store(1, i * 7 + j + 35 * n, v) for n, v in enumerate(values))
+    kernel = Kernel("tiles", (i, j), stores, (BufferInfo(F, 140), BufferInfo(F, 70, True)))
+    for transposed in (False, True):
+        check_all(
+            kernel,
+            (Split("i1", 4), Stage(0, "", ("i0", "i1o", "i1i"), transposed)),
+            (Stage(0, "i0", ("i1",), transposed),),
+        )

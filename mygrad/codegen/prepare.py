@@ -313,7 +313,7 @@ def _prologue(schedule: Schedule, e: Expr, at: LoopAxis | None, order: list[Expr
     """
     outside = schedule.loops[: schedule.loops.index(at) + 1] if at else ()
     axes = free_axes(e) | {p.axis for p in outside}
-    others = {t.slot for t in schedule.stages} - {e.arg}
+    slots = {t.slot for t in schedule.stages}
     uses: dict[Expr, int] = {}
     for n in order:
         for src in set(n.src):
@@ -330,16 +330,18 @@ def _prologue(schedule: Schedule, e: Expr, at: LoopAxis | None, order: list[Expr
             if not waiting[src]:
                 del waiting[src]
         waiting[n] = uses.get(n, 0)
-        if len(waiting) == 1 and not _is_busy(n, others):
+        if len(waiting) == 1 and not _is_busy(n, e, slots):
             best = n
     return best
 
 
-def _is_busy(e: Expr, slots: set[int]) -> bool:
-    """Whether a value has loops of its own, or reads one of these buffers, or scratch memory, which
-    holds something else in every iteration of loops that its index does not name."""
+def _is_busy(e: Expr, own: Expr, slots: set[int]) -> bool:
+    """Whether a value has loops of its own, or reads another element than its own of one of these
+    buffers, or scratch memory, which holds something else in every iteration of loops that its
+    index does not name."""
     return any(
-        n.op in _LOOPS or (n.op is Op.LOAD and (n.arg in slots or isinstance(n.arg, str)))
+        n.op in _LOOPS
+        or (n.op is Op.LOAD and n is not own and (n.arg in slots or isinstance(n.arg, str)))
         for n in toposort([e])
     )
 
