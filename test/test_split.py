@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from graphs import array, buffer
-from test_threads import machines
+from test_threads import each_machine
 
-from mygrad import Tensor, compiler, realize
+from mygrad import Tensor, realize
 from mygrad import dtype as dt
 from mygrad import graph as g
 from mygrad.config import context
@@ -20,7 +20,6 @@ from mygrad.graph import Node
 from mygrad.helpers import Shape, prod
 from mygrad.ops import Op
 from mygrad.program import Buffer
-from mygrad.runtime import device as devices
 from mygrad.schedule import split
 from mygrad.schedule.schedule import schedule
 
@@ -253,20 +252,14 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = np.where(array(PRIME, seed=1) > 0, 0.0, -0.0).astype(np.float32)
     factors = (1 + 1e-3 * line).astype(np.float32)
     found = []
-    for runtime in machines().values():
-        monkeypatch.setitem(devices._opened, "cpu", runtime)
-        realize._prepared.clear()
-        compiler._loaded.clear()
-        with context(MYGRAD_CACHE="off"):
-            x, made = Tensor(line), []
-            made += [x.sum(), x.double().sum(), x.max(), x.min(), Tensor(mixed).max()]
-            made += [Tensor(factors).prod(), x.exp().sum(), (x * 1000).int().sum()]
-            made += [(x > 4).any(), (x > -9).all(), x[: PRIME - 1].sum()]
-            made += [Tensor(columns).sum(0), Tensor(columns).max(0), x.argmax()]
-            assert all(" partial " in schedule([t.node], "cpu").steps[0].reason for t in made[:-1])
-            found.append([t.numpy().tobytes() for t in made])
-    realize._prepared.clear()
-    compiler._loaded.clear()
+    for _ in each_machine(monkeypatch):
+        x, made = Tensor(line), []
+        made += [x.sum(), x.double().sum(), x.max(), x.min(), Tensor(mixed).max()]
+        made += [Tensor(factors).prod(), x.exp().sum(), (x * 1000).int().sum()]
+        made += [(x > 4).any(), (x > -9).all(), x[: PRIME - 1].sum()]
+        made += [Tensor(columns).sum(0), Tensor(columns).max(0), x.argmax()]
+        assert all(" partial " in schedule([t.node], "cpu").steps[0].reason for t in made[:-1])
+        found.append([t.numpy().tobytes() for t in made])
     assert all(f == found[0] for f in found[1:])
     np.testing.assert_allclose(np.frombuffer(found[0][0], np.float32), line.sum(), rtol=1e-4)
     np.testing.assert_allclose(

@@ -3,6 +3,7 @@ random graphs, and training steps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,6 +38,20 @@ def machines() -> dict[int, CPU]:
         with context(MYGRAD_THREADS=threads):
             made[threads] = CPU()
     return made
+
+
+def each_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[CPU]:
+    """Each of them in turn as the cpu device, with nothing compiled yet."""
+    try:
+        for runtime in machines().values():
+            monkeypatch.setitem(devices._opened, "cpu", runtime)
+            realize._prepared.clear()
+            compiler._loaded.clear()
+            with context(MYGRAD_CACHE="off"):
+                yield runtime
+    finally:
+        realize._prepared.clear()
+        compiler._loaded.clear()
 
 
 def noisy(kernel: Kernel) -> list[Array]:

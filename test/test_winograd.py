@@ -11,13 +11,12 @@ import pytest
 from graphs import array
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_threads import machines
+from test_threads import each_machine
 
-from mygrad import Tensor, compiler, jit, nn, realize
+from mygrad import Tensor, jit, nn
 from mygrad.config import context
 from mygrad.errors import DeviceError
 from mygrad.ops import Op
-from mygrad.runtime import device as devices
 from mygrad.schedule import cost, winograd
 from mygrad.schedule.schedule import schedule
 from mygrad.schedule.steps import Band, Schedule, kernels_of
@@ -324,16 +323,10 @@ def test_the_gradient_of_a_weight_is_not_split_before() -> None:
 def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     x, w = array(8, 32, 20, 20), array(32, 32, 3, 3, seed=1)
     found = []
-    for runtime in machines().values():
-        monkeypatch.setitem(devices._opened, "cpu", runtime)
-        realize._prepared.clear()
-        compiler._loaded.clear()
-        with context(MYGRAD_CACHE="off"):
-            mine = [Tensor(a).requires_grad_() for a in (x, w)]
-            y = mine[0].conv2d(mine[1], padding=1)
-            made = [y, *y.gradient(*mine, gradient=Tensor(array(*y.shape, seed=2)))]
-            assert kinds(plan_of(*made)) == KINDS
-            found.append([t.numpy().tobytes() for t in made])
-    realize._prepared.clear()
-    compiler._loaded.clear()
+    for _ in each_machine(monkeypatch):
+        mine = [Tensor(a).requires_grad_() for a in (x, w)]
+        y = mine[0].conv2d(mine[1], padding=1)
+        made = [y, *y.gradient(*mine, gradient=Tensor(array(*y.shape, seed=2)))]
+        assert kinds(plan_of(*made)) == KINDS
+        found.append([t.numpy().tobytes() for t in made])
     assert all(f == found[0] for f in found[1:])

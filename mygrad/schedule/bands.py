@@ -91,9 +91,14 @@ class Draft:
         return any(c.accumulates for c in self.cuts.values())
 
     @property
+    def apart(self) -> bool:
+        """Whether units have nothing to do with each other."""
+        return all(c.units is not None for c in self.cuts.values())
+
+    @property
     def parted(self) -> int:
-        """Units that have nothing to do with each other; 1 where kernels go through all of them."""
-        return self.units if all(c.units is not None for c in self.cuts.values()) else 1
+        """Units that are apart; 1 where kernels go through all of them."""
+        return self.units if self.apart else 1
 
 
 def form(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], list[Memory]]:
@@ -184,9 +189,9 @@ class _Former:
     def is_fitting(self, draft: Draft) -> bool:
         """Whether blocks are neither so small that they cost more than they save, nor all there
         is, and where the arrays could wait in memory, what all blocks read is much less."""
-        rows, alone = self.block_rows(draft), self.by_units(draft)
         if self.is_whole(draft):
             return True
+        rows, alone = self.block_rows(draft), self.by_units(draft)
         if rows < cost.BAND_ROWS or (rows == draft.rows and not alone):
             return False
         if any(self.arrays[i].nbytes >= cost.BAND_BYTES for i in draft.local):
@@ -222,11 +227,8 @@ class _Former:
         """Whether the band can be one step that threads can share. How many there are does not
         matter: sums must not depend on it."""
         several = draft.units > 1 or not draft.accumulates
-        return self.is_whole(draft) or (
-            several
-            and self.has_threads(draft)
-            and all(c.units is not None for c in draft.cuts.values())
-        )
+        alone = several and draft.apart and self.has_threads(draft)
+        return alone or self.is_whole(draft)
 
     def is_whole(self, draft: Draft) -> bool:
         """Whether a thread can go through all units of a few rows at once: a cache holds them, and
@@ -252,17 +254,13 @@ class _Former:
     def places_to_cut(self, i: int) -> Iterator[tuple[int, int]]:
         """(rows, width): the places between the strides at which kernels go through an array."""
         points = {1, self.size(i)}
-        for position in self.users[i]:
-            step = self.steps[position]
-            if not isinstance(step.what, Kernel):
-                return
-            accesses = _accesses(step.what.stores)
-            for slot in (n for n, j in enumerate(step.arguments) if j == i):
-                for index in accesses.get(slot, ()):
-                    for axis, stride in expr.linear(index)[0].items():
-                        if axis.op is not Op.AXIS or stride <= 0:
-                            return
-                        points |= {stride, stride * axis.arg[1]}
+        if not all(isinstance(self.steps[p].what, Kernel) for p in self.users[i]):
+            return
+        for index in self.indices(i):
+            for axis, stride in expr.linear(index)[0].items():
+                if axis.op is not Op.AXIS or stride <= 0:
+                    return
+                points |= {stride, stride * axis.arg[1]}
         for high, low in pairwise(sorted(points, reverse=True)):
             if high % low == 0 and high // low >= 2 * cost.BAND_ROWS:
                 yield high // low, low
@@ -343,20 +341,24 @@ class _Former:
 
     def is_cut(self, i: int, width: int, rows: int) -> bool:
         """Whether the axes with which kernels go through an array can be divided at such rows."""
-        for position in self.users[i]:
-            step = self.steps[position]
-            accesses = _accesses(_kernel(step).stores) if isinstance(step.what, Kernel) else {}
-            for slot in (n for n, j in enumerate(step.arguments) if j == i):
-                for index in accesses.get(slot, ()):
-                    terms, constant = expr.linear(index)
-                    if constant % (width * rows) >= width:
+        for index in self.indices(i):
+            terms, constant = expr.linear(index)
+            if constant % (width * rows) >= width:
+                return False
+            for axis, stride in terms.items():
+                extent = axis.arg[1] if axis.op is Op.AXIS else 1
+                for place in (width, width * rows):
+                    if 0 < stride < place < stride * extent and place % stride:
                         return False
-                    for axis, stride in terms.items():
-                        extent = axis.arg[1] if axis.op is Op.AXIS else 1
-                        for place in (width, width * rows):
-                            if 0 < stride < place < stride * extent and place % stride:
-                                return False
         return True
+
+    def indices(self, i: int) -> Iterator[Expr]:
+        """Where kernels touch an array."""
+        for step in (self.steps[p] for p in self.users[i]):
+            if isinstance(step.what, Kernel):
+                accesses = _accesses(step.what.stores)
+                for slot in (n for n, j in enumerate(step.arguments) if j == i):
+                    yield from accesses.get(slot, ())
 
     # --- blocks -----------------------------------------------------------------------------------
 
@@ -426,6 +428,7 @@ class _Former:
         cuts = [c for _, c in sorted(draft.cuts.items())]
         place, local_bytes = self.local_places(draft, cuts, rows)
         whole, left = divmod(draft.rows, rows)
+        units = draft.parted if draft.parted > 1 else 0
         arguments: dict[int, BufferInfo] = {}
         for c in cuts:
             for i, info in zip(c.step.arguments, _kernel(c.step).buffers, strict=True):
@@ -440,7 +443,6 @@ class _Former:
                 once = c.accumulates and start == 0  # the first block sets, others add
                 for first, end in [(0, 1), (1, count)] if once else [(start, start + count)]:
                     if first < end:
-                        units = draft.parted if draft.parted > 1 else 0
                         run = Rows(start * rows, count, size, units)
                         kernel = _block_kernel(c, draft, run, later=first > 0)
                         parts.append(Part(kernel, own, first, end, c.step.constants))

@@ -36,10 +36,13 @@ class Lifetime:
 
 @dataclass(frozen=True)
 class Arenas:
-    """`offsets` of temporaries in the arena of their device, and the bytes of each arena."""
+    """`offsets` of temporaries in the arena of their device, and the bytes of each arena. `inside`:
+    which of them are parts; `life` of those that have places of their own."""
 
     offsets: dict[int, int]
     nbytes: dict[str, int]
+    inside: Inside
+    life: dict[int, Lifetime]
 
 
 def plan(steps: Sequence[Step], arrays: Sequence[Memory]) -> Arenas:
@@ -47,7 +50,7 @@ def plan(steps: Sequence[Step], arrays: Sequence[Memory]) -> Arenas:
     inside = parts_of(steps, arrays)
     life = lifetimes(steps, arrays, inside)
     needs = {i: need for i, need in life.items() if arrays[i].kind == "temporary"}
-    made = Arenas({}, {})
+    made = Arenas({}, {}, inside, needs)
     for device in dict.fromkeys(arrays[i].device for i in needs):
         mine = [i for i in needs if arrays[i].device == device]
         offsets, made.nbytes[device] = place([needs[i] for i in mine])

@@ -71,10 +71,9 @@ class _Fitter:
     def peak(self) -> int:
         """Bytes of the arenas."""
         self.users = users_of(self.steps)
-        self.inside = memory.parts_of(self.steps, self.arrays)
-        life = memory.lifetimes(self.steps, self.arrays, self.inside)
-        self.life = {i: n for i, n in life.items() if self.arrays[i].kind == "temporary"}
-        return sum(memory.plan(self.steps, self.arrays).nbytes.values())
+        planned = memory.plan(self.steps, self.arrays)
+        self.inside, self.life = planned.inside, planned.life
+        return sum(planned.nbytes.values())
 
     def place(self, i: int) -> int:
         """The array that has a place of its own in the arena: this one, or what it is part of."""

@@ -23,8 +23,9 @@ from collections.abc import Sequence
 
 from mygrad import dtype as dt
 from mygrad import expr, graph, movement
+from mygrad.expr import Expr
 from mygrad.graph import Node
-from mygrad.helpers import prod
+from mygrad.helpers import Shape, ceildiv, prod
 from mygrad.ops import ALU, MOVEMENT, SOURCE, Op
 from mygrad.schedule import winograd
 from mygrad.schedule.homes import flat
@@ -77,7 +78,7 @@ def _is_narrow(node: Node) -> bool:
 def _shared(node: Node) -> int:
     """What threads can share of a narrow reduction: results, or lines of them, since the lanes of
     a vector compute these together."""
-    return node.size if node.size <= FEW_RESULTS else -(-node.size // LANES)
+    return node.size if node.size <= FEW_RESULTS else ceildiv(node.size, LANES)
 
 
 def _is_side_by_side(node: Node) -> bool:
@@ -93,7 +94,7 @@ def _is_whole(node: Node, device: str, parts: int) -> bool:
     x, (op, axes) = node.src[0], node.arg
     if op is not Op.ADD or x.op is not Op.MUL or not winograd.is_on(node.device or device):
         return False
-    index = tuple(expr.axis(a, n) if n > 1 else expr.const(0) for a, n in enumerate(x.shape))
+    index = _index(x.shape)
     factors = []
     for slot, factor in enumerate(x.src):
         at = index
@@ -164,10 +165,15 @@ def _is_one(x: Node, axes: Sequence[int]) -> bool:
     return all(not guarded and along(steps) for _, steps, guarded in _reads(x, axes))
 
 
+def _index(shape: Shape) -> tuple[Expr, ...]:
+    """An axis for each extent, or the constant 0 for extents of 1."""
+    return tuple(expr.axis(a, n) if n > 1 else expr.const(0) for a, n in enumerate(shape))
+
+
 def _reads(x: Node, axes: Sequence[int]) -> list[tuple[Node, list[int | None], bool]]:
     """The arrays that x is computed from: how far a step along each axis goes, None where that is
     no constant, and whether only a part of them is read."""
-    index = tuple(expr.axis(a, n) if n > 1 else expr.const(0) for a, n in enumerate(x.shape))
+    index = _index(x.shape)
     work, seen, found = [(x, index, False)], set(), []
     while work:
         node, at, guarded = work.pop()

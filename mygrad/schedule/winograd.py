@@ -281,9 +281,11 @@ class _Planner:
         self.point = tuple(expr.axis(first + len(self.tile) + n, POINTS) for n in range(2))
         # behind its planes, the axes of each array
         over, taken = (f.summed, f.rows) if f.sums_long else (f.rows, f.summed)
+        of_taps, of_results = (self.tile, ()) if f.sums_long else ((), self.tile)
+        self.summed = (*f.summed, *of_taps)
         self.of_data = (*f.batch, *over, *self.tile, *taken)
-        self.of_taps = (*f.batch, *f.summed, *(self.tile if f.sums_long else ()), *f.columns)
-        self.of_results = (*f.batch, *f.rows, *(() if f.sums_long else self.tile), *f.columns)
+        self.of_taps = (*f.batch, *self.summed, *f.columns)
+        self.of_results = (*f.batch, *f.rows, *of_results, *f.columns)
         self.sizes = tuple(
             POINTS**2 * _size(axes) for axes in (self.of_taps, self.of_data, self.of_results)
         )
@@ -291,9 +293,9 @@ class _Planner:
 
     def plan(self) -> Plan:
         """See `plan`."""
-        f, slots = self.found, range(len(self.kernel.buffers), len(self.kernel.buffers) + 3)
-        taps, data, results = slots
-        counts = [s.step if f.sums_long else s.width for s in f.slides]
+        first = len(self.kernel.buffers)
+        taps, data, results = first, first + 1, first + 2
+        counts = self.counts(self.found.sums_long)
         self.transform("taps", taps, self.of_taps, [evaluation(n) for n in counts], self.tap)
         self.transform("data", data, self.of_data, [DATA, DATA], self.datum)
         self.multiply(taps, data, results)
@@ -335,27 +337,31 @@ class _Planner:
 
     def tap(self, offsets: Sequence[int]) -> Expr:
         """Taps, of a tile if there are some for each."""
-        if not self.found.sums_long:
-            pairs = zip(self.found.slides, offsets, strict=True)
-            return expr.substitute(self.found.taps, {s.window: s.at(n) for s, n in pairs})
-        where, inside = self.along(offsets)
+        where, inside = self.at(self.found.sums_long, offsets)
         return _under(inside, expr.substitute(self.found.taps, where))
 
-    def along(self, offsets: Sequence[int]) -> tuple[dict[Expr, Expr], Expr]:
-        """Points of the long axes in a tile, and whether they exist."""
-        found = zip(self.found.slides, self.tile, offsets, strict=True)
-        where = {s.long: tile * s.step + n for s, tile, n in found}
-        return where, reduce(expr.both, (s.inside(where[s.long]) for s in self.found.slides))
+    def counts(self, long: bool) -> list[int]:
+        """Points of the long axes in a tile, or of the windows."""
+        return [s.step if long else s.width for s in self.found.slides]
+
+    def at(self, long: bool, offsets: Sequence[int]) -> tuple[dict[Expr, Expr], Expr]:
+        """One of these points, and whether it exists."""
+        where, inside = {}, TRUE
+        for s, tile, n in zip(self.found.slides, self.tile, offsets, strict=True):
+            if long:
+                where[s.long] = tile * s.step + n
+                inside = expr.both(inside, s.inside(where[s.long]))
+            else:
+                where[s.window] = s.at(n)
+        return where, inside
 
     def multiply(self, taps: int, data: int, results: int) -> None:
         """The kernel of all products."""
-        f = self.found
         factors = (
             expr.load(slot, dt.float32, self.place(self.point, axes))
             for slot, axes in ((data, self.of_data), (taps, self.of_taps))
         )
-        summed = (*f.summed, *(self.tile if f.sums_long else ()))
-        total = expr.reduce(Op.ADD, expr.alu(Op.MUL, *factors), summed)
+        total = expr.reduce(Op.ADD, expr.alu(Op.MUL, *factors), self.summed)
         place = self.place(self.point, self.of_results)
         self.add("products", (*self.point, *self.of_results), [Store(results, place, total)])
 
@@ -366,15 +372,11 @@ class _Planner:
             [expr.load(slot, dt.float32, self.place((i, j), axes)) for j in range(POINTS)]
             for i in range(POINTS)
         ]
-        counts = [s.width if f.sums_long else s.step for s in f.slides]
+        counts = self.counts(not f.sums_long)
         done = both([reading(n) for n in counts], grid)
         stores = []
         for offsets in product(*map(range, counts)):
-            if f.sums_long:
-                pairs = zip(f.slides, offsets, strict=True)
-                where, inside = {s.window: s.at(n) for s, n in pairs}, TRUE
-            else:
-                where, inside = self.along(offsets)
+            where, inside = self.at(not f.sums_long, offsets)
             result = done[offsets[0]][offsets[1]]
             stores += [_moved(s, f.total, result, where, inside) for s in self.kernel.stores]
         gone = {a for s in f.slides for a in (s.long, s.window)}
