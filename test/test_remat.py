@@ -75,6 +75,22 @@ def test_a_budget_that_cannot_be_met_says_what_can() -> None:
         product(x)
 
 
+def test_a_budget_below_what_one_step_needs_is_refused() -> None:
+    """The backward pass of a gelu reads two arrays of 25 MB and writes a third. Making one of two
+    operands of a step again delays it until after the other, and so on in turns without an end."""
+    x, w, v = (Tensor(array(*shape)) for shape in ((4096, 384), (384, 1536), (1536, 384)))
+    for leaf in (x, w, v):
+        leaf.requires_grad = True
+    y = ((x @ w).gelu() @ v).softmax(-1)
+    y.square().sum().backward()
+    roots = [leaf.grad.node for leaf in (x, w, v)]
+    for budget in range(30 << 20, 100 << 20, 10 << 20):
+        with contextlib.suppress(DeviceError):
+            assert schedule(roots, "cpu", budget).peak_bytes <= budget
+    with pytest.raises(DeviceError, match=r"memory_budget.*or more"):
+        schedule(roots, "cpu", 75 << 20)
+
+
 def one_part_early(x: Tensor) -> Tensor:
     """One part of a stack, then two large arrays that the other parts need."""
     first = (x @ x).tanh()
