@@ -94,7 +94,7 @@ SETTINGS: tuple[Setting, ...] = (
         _boolean,
         True,
         "0 or 1",
-        "use the matrix unit of the processor, if it has one, for products of bfloat16 and int8",
+        "multiply bfloat16 and int8 by the matrix unit of the processor, or its dot products",
     ),
     Setting(
         "MYGRAD_WINOGRAD",

@@ -42,6 +42,9 @@ UNITS = ("amx_bf16", "amx_int8")
 MACHINES = {
     "avx512": Target("llvm", "avx512", vector_bytes=64, vector_registers=32, threads=2),
     "amx": Target("llvm", "amx", units=UNITS, vector_bytes=64, vector_registers=32, threads=2),
+    "dot": Target(
+        "llvm", "dot", units=("dot_bf16",), vector_bytes=64, vector_registers=32, threads=2
+    ),
     "avx2": Target("llvm", "avx2", vector_bytes=32, vector_registers=16, threads=2),
     "neon": Target("llvm", "neon", vector_bytes=16, vector_registers=32, threads=2),
     "sse": Target("llvm", "sse", vector_bytes=16, vector_registers=16, threads=2),
@@ -210,7 +213,8 @@ def native(cases: Sequence[Case]) -> list[tuple[int, Wrong]]:
 def runs_here(case: Case) -> bool:
     """Whether this processor has the matrix unit that the schedule asks for, if it does."""
     here = set(guarded.cpu().target.units)
-    return not any(isinstance(a, Tensorize) for a in case.actions) or here >= set(UNITS)
+    wanted = set(case.target.units)
+    return not any(isinstance(a, Tensorize) for a in case.actions) or here >= wanted
 
 
 def mechanisms(case: Case) -> Counter[str]:

@@ -54,7 +54,7 @@ def drawn(family: str, rng: Random, points: int) -> Case:
     kernel = small(family, rng, points)
     names = list(MACHINES)
     if any(b.dtype in (dt.bfloat16, dt.int8) for b in kernel.buffers):
-        names += ["amx"] * 4
+        names += ["amx", "dot"] * 2
     target = replace(MACHINES[rng.choice(names)], threads=rng.choice((1, 3, 3)))
     if rng.random() < 0.15:
         return default(kernel, target)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import stmt_interpreter as interpreter
+from llvmlite import binding
 
 from mygrad import Tensor, codegen
 from mygrad import dtype as dt
@@ -21,6 +22,7 @@ from mygrad.runtime.cpu_target import host_target
 
 UNITS = ("amx_bf16", "amx_int8")
 TARGET = Target("llvm", "test", units=UNITS, vector_bytes=64, vector_registers=32)
+DOT = Target("llvm", "test", units=("dot_bf16",), vector_bytes=64, vector_registers=32)
 # so small that there are blocks of everything
 TINY = Target("llvm", "test", units=UNITS, vector_bytes=64, l2_bytes=32 << 10, threads=2)
 
@@ -129,6 +131,18 @@ def test_what_is_not_for_the_unit() -> None:
     assert not default_actions(matmul(16, 16, 16), TARGET)
 
 
+@pytest.mark.parametrize("shape", [(47, 65, 90), (40, 32, 60), (100, 16, 700)], ids=str)
+def test_dot_products(shape: tuple[int, int, int]) -> None:
+    """The text has a product for each register of results and pair of the depth, in the order of
+    the panels; LLVM accepts it. What it computes is tested where a processor has them."""
+    kernel = matmul(*shape)
+    program = codegen.compile(kernel, DOT)
+    assert "dpbf16ps" in program.source
+    assert "tdpbf16ps" not in program.source
+    binding.parse_assembly(program.source).verify()
+    assert "dpbf16ps" not in codegen.compile(matmul(8, 99, 64), DOT).source  # mostly zeros
+
+
 # --- the cpu device, with a matrix unit or without ------------------------------------------------
 
 
@@ -161,7 +175,8 @@ def close(got: np.ndarray, x: np.ndarray, y: np.ndarray, out: float = 0.0) -> No
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(1, 65, 300), (7, 31, 257), (65, 65, 64), (257, 33, 129)]
+    ("m", "n", "k"),
+    [(1, 65, 300), (7, 31, 257), (65, 65, 64), (257, 33, 129), (47, 16, 90), (100, 112, 700)],
 )
 def test_matmul_of_awkward_shapes(m: int, n: int, k: int) -> None:
     rng = np.random.default_rng(m)
@@ -213,6 +228,10 @@ def test_the_setting_and_the_fallback() -> None:
         assert host_target("x", "+amx-tile,+amx-bf16,+avx512f", 1).units == ()
     assert host_target("x", "+amx-tile,+avx512f", 1).units == ()
     assert host_target("x", "+amx-bf16,+avx512f", 1).units == ()
+    assert host_target("x", "+avx512bf16,+avx512f", 1).units == ("dot_bf16",)
+    assert host_target("x", "+avx512bf16,+amx-bf16,+avx512f", 1).units == ()  # it is slow there
+    with context(MYGRAD_AMX=False):
+        assert host_target("x", "+avx512bf16,+avx512f", 1).units == ()
     kernel = matmul(33, 40, 70)
     function = codegen.lower(codegen.schedule(kernel, Target("llvm", "test", vector_bytes=64)))
     assert "product" not in stmt.text(function)

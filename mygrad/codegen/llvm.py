@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mygrad.codegen import llvm_amx, llvm_prefetch, vmath
+from mygrad.codegen import llvm_amx, llvm_dot, llvm_prefetch, vmath
 from mygrad.codegen.llvm_accumulators import Accumulators, key
 from mygrad.codegen.llvm_memory import NONTEMPORAL, PREAMBLE, Array, Memory
 from mygrad.codegen.llvm_types import memory
@@ -42,6 +42,7 @@ from mygrad.codegen.stmt import (
     inside,
     is_straight,
 )
+from mygrad.codegen.tensorize import DOT, unit_of
 from mygrad.errors import InternalError, message
 from mygrad.expr import Expr, stride, toposort, var
 from mygrad.helpers import prod, round_up
@@ -74,6 +75,7 @@ class _Renderer:
         self.stack_bytes = 0
         self.around: tuple[TileAxis, ...] = ()  # of the tiles in scope
         self.tiles = False  # whether tile registers of AMX are used
+        self.dots = False  # and dot products of pairs
         vectors = _vector_axes(function.body)
         across = _combined_across(function.body, vectors)
         self.accumulators = Accumulators(self.emitter, vectors, across, self.entry)
@@ -93,7 +95,8 @@ class _Renderer:
             text = llvm_amx.BEGIN + text
             self.exit.append(llvm_amx.END)
         body = "".join(["entry:\n", text, *self.exit, "  ret void\n"])
-        parts = [PREAMBLE, llvm_amx.HEADER * tiles, vmath.helpers(body)]
+        headers = llvm_amx.HEADER * tiles, llvm_dot.HEADER * self.dots
+        parts = [PREAMBLE, *headers, vmath.helpers(body)]
         parts += [_outer(self.function), _inner(self.function, body)]
         return "".join([*parts, "!0 = !{i32 1}\n"] if streams else parts)
 
@@ -173,11 +176,16 @@ class _Renderer:
 
     def _product(self, product: Product) -> None:
         """Operands are packed in scratch memory, where values have no other names."""
-        em, self.tiles = self.emitter, True
+        em = self.emitter
         arrays = (product.target, product.left, product.right)
         pointers = [self.memory.address(name, at).pointer.names[0] for name, at in arrays]
         kind = self.memory.array(product.left[0]).dtype
-        em.lines.append(llvm_amx.product_text(product, kind, pointers, em.label))
+        if unit_of(kind, self.target.units) == DOT:
+            self.dots = True
+            em.lines.append(llvm_dot.product_text(product, pointers, em.label))
+        else:
+            self.tiles = True
+            em.lines.append(llvm_amx.product_text(product, kind, pointers, em.label))
         em.written((product.target[0],))
 
     # --- control flow --------------------------------------------------------------------------

@@ -10,8 +10,9 @@ channels and window. Nothing here knows what a kernel computes.
 
 A tile covers 32 rows and 32 columns, or 16 where there are no more, in parts of axes that are
 powers of two. Operands are packed into panels, and whatever has to be computed for them on the way
-is (`panels.py`). The left panel of one tile, PANEL deep, stays in the first cache while it meets
-all columns of a block; the right panels of a block stay in half of the second cache.
+is (`panels.py`). The left panel of one tile, as deep as PANEL allows, stays in the first cache
+while it meets all columns of a block; the right panels of a block stay in half of the second cache.
+The units are those of AMX, and dot products of vectors, which read the same panels.
 """
 
 from __future__ import annotations
@@ -39,17 +40,21 @@ from mygrad.program import Target
 
 BLOCK = 16  # rows, and columns, of the blocks that matrix units work on
 TILE = 32  # rows and columns of a tile: four blocks of results, two of each operand
-PANEL = 640  # steps of a sum for which the left panel of a tile fits in the first cache
+PANEL = 0.84  # of the first cache is for the left panel of a tile, at two bytes a number
 USED = 0.15  # of the work of a matrix unit must be of use; vectors are about that fast
+USED_BY_DOT = 0.6  # of that of dot products
 SMALL = 32 * 32 * 32  # products below which packing does not pay
 GATHERED = 4  # times as long as copying rows is gathering single elements
 SHORT = 5  # an axis of so few points is no good for lanes
 WASTE = 1.1  # what may be added to an axis to divide it evenly
 
+DOT = "dot_bf16"  # dot products of pairs in vectors, twice as fast as float32
+
 # (what is multiplied, what is added, the unit)
 KINDS: tuple[tuple[DType, DType, str], ...] = (
     (dt.bfloat16, dt.float32, "amx_bf16"),
     (dt.int8, dt.int32, "amx_int8"),
+    (dt.bfloat16, dt.float32, DOT),
 )
 
 
@@ -65,6 +70,11 @@ class Contraction:
     columns: tuple[Expr, ...]
     batch: tuple[Expr, ...]
     depth: tuple[Expr, ...]
+
+
+def unit_of(kind: DType, units: tuple[str, ...]) -> str:
+    """Which of the units multiplies numbers of this type; "" if none does."""
+    return next((unit for narrow, _, unit in KINDS if narrow is kind and unit in units), "")
 
 
 def contraction(kernel: Kernel, units: tuple[str, ...]) -> Contraction | None:
@@ -149,17 +159,18 @@ def default_actions(kernel: Kernel, target: Target) -> tuple[Action, ...]:
     """The schedule that gives the sum of the kernel to a matrix unit; none where there is no unit
     for it, or too little to do."""
     found = contraction(kernel, target.units)
-    if found is None or not _is_worth_it(found):
+    if found is None or not _is_worth_it(found, target):
         return ()
     return _Plan(kernel, found, target).actions()
 
 
-def _is_worth_it(c: Contraction) -> bool:
+def _is_worth_it(c: Contraction, target: Target) -> bool:
     extents = [prod(a.arg[1] for a in axes) for axes in (c.rows, c.columns, c.depth)]
     blocks = (BLOCK, BLOCK, 64 // c.left.dtype.itemsize)
     work = prod(extents)
     share = work / max(prod(round_up(n, b) for n, b in zip(extents, blocks, strict=True)), 1)
-    return share >= USED and work * prod(a.arg[1] for a in c.batch) >= SMALL
+    least = USED_BY_DOT if unit_of(c.left.dtype, target.units) == DOT else USED
+    return share >= least and work * prod(a.arg[1] for a in c.batch) >= SMALL
 
 
 def _slots(axes: tuple[Expr, ...], size: int) -> dict[Expr, int]:
@@ -239,7 +250,8 @@ class _Plan:
         depth_block = 64 // self.itemsize
         slots = _slots(c.depth, depth_block)
         panels = {a: ceildiv(a.arg[1], slots[a]) for a in c.depth}
-        steps = _steps(panels, PANEL // depth_block)
+        most = int(PANEL * self.target.l1_bytes) // (2 * TILE)
+        steps = _steps(panels, most // depth_block)
         blocks = prod(ceildiv(n, steps[a]) for a, n in panels.items())
         deep = prod(steps.values()) * depth_block
         rows, columns = _slots(c.rows, TILE), _slots(c.columns, TILE)

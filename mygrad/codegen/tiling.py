@@ -20,6 +20,8 @@ PANEL = 512  # steps of a sum, at most, that are done for all results before the
 SPLAT = 0.3  # loading a scalar and spreading it, where loading a vector costs 1
 SKIPPED = 3.0  # loading every other element: two vectors and a shuffle
 LINE = 64  # bytes of a line of a cache
+AGAIN = 4.0  # times that, what a line costs that is never there when it is needed
+LENIENT = 2  # lines more than have a place, of which most are there all the same
 FETCHED = 0.25  # what a line costs a tile that comes from the second cache
 MANY = 8  # vectors along an axis, from which on the one with a mask does not count
 TURN = 2.0  # what a turn of the loop around a tile costs
@@ -42,7 +44,6 @@ SPARE = 2  # registers for a spread scalar and a constant
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
 PLENTY = 12  # and that still do where loads come late
 CROWD = 0.02  # what a copy costs, as a share, where all read rows of their own
-WAYS = 8  # lines that the first cache holds of those that are a multiple of a page apart
 MAX_LANES = {"opencl": 16}
 SCRATCH = -1  # the slot of accesses to scratch memory
 
@@ -341,7 +342,13 @@ def _width(nest: Nest, axis: Expr, target: Target) -> int:
     lanes = min(_lanes(nest, target), power_of_two(axis.arg[1]))
     steps = (_step(x, axis) for x in nest.accesses if x.near)
     crowded = any(step and step % PAGE == 0 for step in steps)
-    return min(lanes, WAYS) if crowded else lanes
+    return min(lanes, power_of_two(ways(target) // 2 + 1)) if crowded else lanes
+
+
+def ways(target: Target) -> int:
+    """How many lines the first cache holds of those that are a multiple of a page apart: a way of
+    it is as large as a page, so that it can be asked while addresses are translated."""
+    return max(target.l1_bytes // PAGE, 1)
 
 
 def _vector_axes(nest: Nest, scalar: frozenset[Expr], target: Target) -> list[Expr | None]:
@@ -600,10 +607,11 @@ def _lines(
         span = access.itemsize + sum(step * n for step, n in points.items() if step < LINE)
         # windows begin anywhere
         lines *= max(span / LINE, 1.0) if near < 2 else 1.0 + (span - access.itemsize) / LINE
-    apart = [_step(access, a) for a, c in chosen if c >= WAYS]
-    nowhere = any(step >= PAGE and step % PAGE == 0 for step in apart)
+    alike = [c for a, c in chosen if _step(access, a) >= PAGE and _step(access, a) % PAGE == 0]
+    rows, place = max(alike, default=0), ways(target)
     steps = prod(a.arg[1] for a in nest.reduced)
-    return lines / steps if nowhere or lines * LINE > target.l1_bytes // 2 else 0.0
+    again = AGAIN * max(rows - place - LENIENT, 0)  # they are fetched for each of their elements
+    return again + (lines / steps if rows > place or lines * LINE > target.l1_bytes // 2 else 0.0)
 
 
 def _is_copied(nest: Nest, tile: Tile, access: Access, vector: Expr | None, target: Target) -> bool:
