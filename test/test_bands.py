@@ -10,7 +10,7 @@ import pytest
 from graphs import array, buffer, matmul, softmax
 from peers import torch
 
-from mygrad import Tensor, compiler, context, jit, realize
+from mygrad import Tensor, compiler, context, jit, nn, realize
 from mygrad import graph as g
 from mygrad.graph import Node
 from mygrad.helpers import prod
@@ -22,7 +22,7 @@ from mygrad.runtime.cpu import CPU
 from mygrad.schedule import bands as bands_
 from mygrad.schedule import cost
 from mygrad.schedule.schedule import schedule
-from mygrad.schedule.steps import Band, Schedule
+from mygrad.schedule.steps import Band, Schedule, inputs
 
 
 @pytest.fixture(params=["by units", "by steps"])
@@ -299,3 +299,224 @@ def test_what_the_user_keeps_stays_whole(small: None) -> None:
     plan = schedule([scores, p, g.reduce(Op.ADD, matmul(p, buffer(48, 8)), (1,))], "reference")
     for i in plan.results:
         assert plan.memories[i].kind == "result"
+
+
+# --- readers --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def near(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Arrays of 2 kB are large enough to be read from a cache, and a block costs nothing."""
+    monkeypatch.setattr(cost, "BAND_BYTES", 8 << 10)
+    monkeypatch.setattr(cost, "BAND_LOCAL", 16 << 10)
+    monkeypatch.setattr(cost, "BAND_ALONE", 1 << 10)
+    monkeypatch.setattr(cost, "BAND_ROWS", 2)
+    monkeypatch.setattr(cost, "BAND_CALL", 0.0)
+    realize._prepared.clear()
+    yield
+    realize._prepared.clear()
+
+
+def parts_of(plan: Schedule) -> list[tuple[int, int]]:
+    """(blocks, results) of each array of partial results."""
+    in_bands = {i for s in plan.steps if isinstance(s.what, Band) for i in bands_.written_by(s)}
+    combined = [s for s in plan.steps if s.reason.endswith("from partial results")]
+    found = {i for s in combined for i in s.arguments} & in_bands
+    return [plan.memories[i].shape for i in sorted(found)]
+
+
+def plan_of(*tensors: Tensor) -> Schedule:
+    return schedule([t._node for t in tensors], "cpu")
+
+
+def conv_with_statistics(
+    images: int, channels: int, out: int, size: int, **options: int
+) -> tuple[list[Tensor], list[np.ndarray]]:
+    """What a norm of a convolution needs, and what it must be."""
+    x, w = array(images, channels, size, size), array(out, channels, 3, 3, seed=1)
+    y = Tensor(x).conv2d(Tensor(w), **options).relu()
+    pads = [(0, 0)] * 2 + [(options.get("padding", 0),) * 2] * 2
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x, pads).astype(np.float64), (3, 3), (2, 3)
+    )
+    windows = windows[:, :, :: options.get("stride", 1), :: options.get("stride", 1)]
+    want = np.maximum(np.einsum("nchwij,ocij->nohw", windows, w), 0)
+    made = [y, y.sum((0, 2, 3)), (y.square().sum((0, 2, 3)) + 1).sqrt()]
+    return made, [want, want.sum((0, 2, 3)), np.sqrt(np.square(want).sum((0, 2, 3)) + 1)]
+
+
+@pytest.mark.parametrize("winograd", [0, 1])
+@pytest.mark.parametrize(("images", "stride"), [(64, 1), (256, 2)])
+def test_statistics_are_summed_where_their_array_is_made(
+    winograd: int, images: int, stride: int
+) -> None:
+    """Block by block, from 12.8 MB; what is centred needs the mean of all, and reads all again."""
+    x = Tensor(np.zeros((images, 32, 28, 28), np.float32))
+    y = x.conv2d(Tensor(np.zeros((64, 32, 3, 3), np.float32)), stride=stride, padding=1)
+    norm = nn.BatchNorm2d(64).train()
+    with context(MYGRAD_WINOGRAD=winograd):
+        plan = plan_of(norm(y), norm.running_mean, norm.running_var)
+    ((blocks, results),) = parts_of(plan)
+    (band,) = (b for b in bands(plan) if b.blocks == blocks)
+    assert results == 64
+    assert band.apart
+    sums = band.parts[-1].kernel
+    assert [b.size for b in sums.buffers if b.written] == [blocks * 64]
+    (at,) = (n for n, s in enumerate(plan.steps) if s.what is band)
+    assert plan.steps[at + 1].reason.endswith("from partial results")
+    assert len(plan.steps[at + 2 :]) == 2  # the variance, and the result
+
+
+def test_rows_of_a_product_are_summed_with_it() -> None:
+    """A kernel alone is cut for that, unless a cache holds its result, or it reads too much again:
+    here 4 MB for each block of half a megabyte."""
+    for rows, width, wanted in ((16384, 384, [(64, 384)]), (4096, 384, []), (8192, 1024, [])):
+        x, w = (Tensor(np.zeros((n, width), np.float32)) for n in (rows, width))
+        y = x @ w
+        assert parts_of(plan_of(y, y.sum(0))) == wanted
+
+
+def test_a_product_is_not_cut_for_other_products() -> None:
+    x, w = (Tensor(np.zeros((n, 384), np.float32)) for n in (16384, 384))
+    y = x @ w
+    assert not bands(plan_of(y, y.T @ x))
+
+
+def test_a_kernel_that_computes_for_all_rows_is_not_repeated_for_each_block() -> None:
+    """The sums over columns would be."""
+    x = Tensor(np.zeros((512, 32, 400), np.float32))
+    y = x * x.sum((0, 2), keepdim=True)
+    assert not bands(plan_of(y, y.sum((0, 2))))
+
+
+def test_an_update_of_state_stays_in_place() -> None:
+    """Whether it would be read by a sum, or reads a product."""
+    x, w, p = (Tensor(np.zeros(s, np.float32)) for s in ((16384, 128), (128, 384), (16384, 384)))
+    state = p * 0.9
+    assert not bands(plan_of(state, state.sum(0)))
+    y = (x @ w).contiguous()
+    state, total = p - y.softmax(1), y.sum(0)
+    roots = [state._node, total._node]
+    plan = schedule(roots, "cpu", in_place=[(0, inputs(roots).index(p._node))])
+    assert len(parts_of(plan)) == 1
+    assert plan.memories[plan.results[0]].kind == "input"
+
+
+def test_large_results_come_no_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that the end needs would wait beside what is as large; not beside what is less. A sum
+    may come at any time."""
+    monkeypatch.setattr(bands_, "form", lambda steps, arrays: (steps, arrays))
+    for width, together in ((64, False), (8, True)):
+        y = Tensor(array(256, 32)) @ Tensor(array(32, 64))
+        z = y[:, :width]
+        for _ in range(2):
+            z = (z @ Tensor(array(width, width))).contiguous()
+        copy = y.softmax(1).contiguous()
+        plan = plan_of(z.sum(1) @ (copy @ Tensor(array(64, 64))), y.sum(0))
+        former = bands_._Former(list(plan.steps), list(plan.memories))
+        (i,) = bands_.written_by(plan.steps[0])
+        found = {
+            plan.memories[s.arguments[-1]].shape: former.may_follow(0, n, i)
+            for n, s in enumerate(plan.steps[1:], 1)
+            if i in s.arguments
+        }
+        assert found.pop((64,))
+        assert found.pop((256, 64)) == together
+
+
+def test_partial_results_are_few(near: None) -> None:
+    """Of images alone they would be as many as what is summed."""
+    y = Tensor(array(64, 4, 8, 8)).conv2d(Tensor(array(5, 4, 3, 3, seed=1)))
+    assert not parts_of(plan_of(y, y.sum(0)))
+    assert parts_of(plan_of(y, y.sum((0, 2, 3))))
+
+
+SHAPES = [  # and whether there are blocks of as many images each
+    (1, 3, 3, 12, {}, False),
+    (2, 1, 1, 40, {}, False),
+    (13, 3, 24, 8, {"padding": 1}, False),
+    (13, 3, 24, 5, {}, True),
+    (13, 3, 5, 9, {}, True),
+    (31, 2, 3, 17, {"stride": 2}, True),
+    (12, 3, 3, 8, {"padding": 1}, True),
+    (64, 4, 1, 16, {"padding": 1}, True),
+    (0, 3, 5, 9, {}, False),
+]
+
+
+@pytest.mark.parametrize("winograd", [0, 1])
+@pytest.mark.parametrize(("images", "channels", "out", "size", "options", "even"), SHAPES)
+def test_statistics_of_convolutions(
+    near: None,
+    images: int,
+    channels: int,
+    out: int,
+    size: int,
+    options: dict[str, int],
+    even: bool,
+    winograd: int,
+) -> None:
+    with context(MYGRAD_WINOGRAD=winograd):
+        made, wanted = conv_with_statistics(images, channels, out, size, **options)
+        found = parts_of(plan_of(*made))
+        assert {results for _, results in found} == ({out} if even else set())
+        Tensor.realize(*made)
+    for got, want in zip(made, wanted, strict=True):
+        np.testing.assert_allclose(got.numpy(), want, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [32, 61, 64, 96])
+def test_partial_results_of_all_kinds(near: None, rows: int) -> None:
+    """Sums, products, maxima, of which one kernel makes several, and what is made of them; a prime
+    number of rows makes blocks of one, for which partial results are too many."""
+    a, b = array(rows, 4), array(4, 48, seed=1)
+    y = (Tensor(a) @ Tensor(b)).tanh()
+    want = np.tanh(a.astype(np.float64) @ b)
+    made = [y, y.sum(0), y.max(0), (y.square().sum(0) + 1).sqrt(), (1 + y / 64).prod(0), y.sum()]
+    wanted = [want, want.sum(0), want.max(0), np.sqrt((want**2).sum(0) + 1)]
+    wanted += [(1 + want / 64).prod(0), want.sum()]
+    assert bool(parts_of(plan_of(*made))) == (rows != 61)
+    Tensor.realize(*made)
+    for got, value in zip(made, wanted, strict=True):
+        np.testing.assert_allclose(got.numpy(), value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("images", [8, 15, 64])
+def test_partial_results_do_not_depend_on_threads(
+    near: None, monkeypatch: pytest.MonkeyPatch, images: int
+) -> None:
+    found = {}
+    for threads in (1, 2, 3, 7):
+        runtime = in_threads(threads)
+        monkeypatch.setattr(devices, "get", lambda name, runtime=runtime: runtime)
+        realize._prepared.clear()
+        compiler._loaded.clear()
+        made, _ = conv_with_statistics(images, 3, 5, 12, padding=1)
+        assert parts_of(plan_of(*made))
+        Tensor.realize(*made)
+        found[threads] = [t.numpy().tobytes() for t in made]
+    assert all(f == found[1] for f in found.values())
+    realize._prepared.clear()
+    compiler._loaded.clear()
+
+
+def test_a_budget_holds_with_readers(near: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "BAND_ALONE", 8 << 10)
+    x, w = Tensor(array(16, 4, 16, 16)), Tensor(array(8, 4, 3, 3, seed=1)).requires_grad_()
+
+    def run(x: Tensor, w: Tensor) -> list[Tensor]:
+        y = x.conv2d(w, padding=1)
+        y = (y - y.mean((0, 2, 3), keepdim=True)).relu().conv2d(w[:, :1].expand(8, 8, 3, 3))
+        return [y.sum((0, 2, 3)), *y.square().mean().gradient(w)]
+
+    want = run(x, w)
+    plan = plan_of(*want)
+    assert parts_of(plan)
+    budget = int(plan.peak_bytes * 0.9)
+    bounded = schedule([t._node for t in want], "cpu", budget)
+    assert bounded.peak_bytes <= budget
+    step = jit(run, memory_budget=budget)
+    for _ in range(3):
+        got = step(x, w)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-4, atol=1e-5)

@@ -1,5 +1,6 @@
 """Random programs on scores of heads, run block by block, against NumPy in float64: products in all
-directions, masks, softmax, sums over rows, arrays that several heads share."""
+directions, masks, softmax, sums over rows and over all but columns, arrays that several heads
+share."""
 
 from __future__ import annotations
 
@@ -20,12 +21,13 @@ Pair = tuple[Tensor, Array]  # a value in mygrad, and what it must be
 
 
 class Program:
-    """Values of four kinds: scores [.., T, S], what has a row for each of T or S, and row sums."""
+    """Values of five kinds: scores [.., T, S], what has a row for each of T or S, row sums, and
+    totals of columns."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
         self.seed = rng.randrange(1 << 30)
-        self.outer = tuple(rng.choice([1, 2, 3]) for _ in range(rng.choice([1, 2])))
+        self.outer = tuple(rng.choice([1, 1, 2, 3]) for _ in range(rng.choice([1, 1, 2])))
         self.rows = rng.choice([8, 16, 24, 31, 32, 40])
         self.keys = rng.choice([self.rows, 16, 33, 48])
         self.width = rng.choice([4, 8, 16, 16, 20])
@@ -33,6 +35,7 @@ class Program:
         self.by_keys = [self.leaf(self.keys) for _ in range(2)]
         self.scores: list[Pair] = []
         self.sums: list[Pair] = []
+        self.totals: list[Pair] = []
 
     def leaf(self, extent: int) -> Pair:
         self.seed += 1
@@ -49,6 +52,7 @@ class Program:
 
     def step(self) -> None:
         kinds = ["scores", "scores", "map", "map", "mask", "softmax", "result", "by keys", "sum"]
+        kinds += ["total", "total"]
         kind = self.rng.choice(kinds) if self.scores else "scores"
         if kind == "scores":
             (a, x), (b, y) = self.pick(self.by_rows), self.pick(self.by_keys)
@@ -74,20 +78,25 @@ class Program:
             a, x = self.pick(self.by_rows)
             made = (s.transpose(-2, -1) @ a), np.swapaxes(v, -2, -1) @ x
             self.by_keys.append((made[0].tanh(), np.tanh(made[1])))
-        else:
+        elif kind == "sum":
             self.sums.append((s.sum(-1), v.sum(-1)))
+        else:
+            axes = tuple(range(v.ndim - 1))
+            self.totals.append(((s * s).sum(axes) / v.size, (v * v).sum(axes) / v.size))
 
     def results(self) -> list[Pair]:
         while len(self.scores) < 2 or self.rng.random() < 0.85:
             self.step()
         made = [some[-1] for some in (self.by_rows, self.by_keys, self.sums) if some]
-        if self.rng.random() < 0.2:
+        made += self.totals
+        if self.rng.random() < (0.6 if self.totals else 0.2):
             made.append(self.scores[-1])
         return made
 
 
-def check(seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run a program; how many bands by units it had."""
+def check(seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Run a program; how many bands by units it had, and how many readers joined for partial
+    results."""
     rng = Random(seed)
     program = Program(rng)
     bytes_of_scores = 4 * int(np.prod(program.outer)) * program.rows * program.keys
@@ -96,6 +105,10 @@ def check(seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(cost, "BAND_LOCAL", rng.choice([1, 1 << 12, 1 << 14]))
     monkeypatch.setattr(cost, "BAND_SHARE", rng.choice([2, 5, 16, 20]))
     monkeypatch.setattr(cost, "BAND_ROWS", 2)
+    monkeypatch.setattr(cost, "BAND_NEAR", rng.choice([1, 4]))
+    monkeypatch.setattr(cost, "BAND_ALONE", rng.choice([1 << 10, 1 << 12]))
+    monkeypatch.setattr(cost, "BAND_CALL", 0.0)
+    monkeypatch.setattr(cost, "CACHED", rng.choice([0.0, 0.01]))
     monkeypatch.setattr(cost, "PANEL_TIMES", 2)
     monkeypatch.setattr(cost, "PANEL_LEAST", 64)
     realize._prepared.clear()
@@ -106,14 +119,17 @@ def check(seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
     for got, want in pairs:
         np.testing.assert_allclose(got.numpy(), want, rtol=2e-3, atol=2e-4, err_msg=f"seed {seed}")
     realize._prepared.clear()
-    return sum(isinstance(s.what, Band) for s in plan.steps)
+    found = sum(isinstance(s.what, Band) for s in plan.steps)
+    return found, sum(s.reason.endswith("from partial results") for s in plan.steps)
 
 
 def test_random_programs(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    assert sum(check(seed, monkeypatch) for seed in range(16)) >= 4
+    found = [check(seed, monkeypatch) for seed in range(48)]
+    assert sum(bands for bands, _ in found) >= 12
+    assert sum(joined for _, joined in found) >= 6
 
 
 @pytest.mark.slow
 def test_many_random_programs(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    for seed in range(16, 400):
+    for seed in range(48, 400):
         check(seed, monkeypatch)

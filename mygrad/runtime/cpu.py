@@ -35,7 +35,7 @@ from mygrad.runtime import guard, native
 from mygrad.runtime.base import LaunchSequence, Runtime
 from mygrad.runtime.cache import default_cache
 from mygrad.runtime.cpu_memory import Memory
-from mygrad.runtime.cpu_plan import Plan, accesses, local_bytes
+from mygrad.runtime.cpu_plan import Plan, accesses, is_rounds, local_bytes
 from mygrad.runtime.cpu_target import host_target
 from mygrad.runtime.llvm import Compiler
 
@@ -364,7 +364,7 @@ class NativeSequence(LaunchSequence):
         return self._careful
 
     def _made(self, launches: Sequence[Launch], apart: bool, threads: int) -> Plan:
-        rounds = self._runtime.pool().rounds if self._local else 0
+        rounds = self._runtime.pool().rounds if any(map(is_rounds, launches)) else 0
         return Plan(launches, self._slots, self._params, apart, threads, rounds, self._local)
 
     @contextmanager

@@ -71,7 +71,7 @@ class Plan:
         for launch, start, barrier, owner in zip(launches, starts, meet, owned, strict=True):
             flags = native.PARALLEL * launch.parallel + native.BARRIER * barrier
             flags |= owner << native.OWNER
-            address = rounds if _is_rounds(launch) else launch.executable.address
+            address = rounds if is_rounds(launch) else launch.executable.address
             steps += [address, ctypes.addressof(self._args) + 8 * start, flags]
         self._steps = (ctypes.c_int64 * max(len(steps), 1))(*steps)
         self._plan = (ctypes.c_int64 * 5)(
@@ -86,7 +86,7 @@ class Plan:
     def _row_of(self, launch: Launch, local: int = 0) -> list[int]:
         """(number of a value, what is added to it) for each argument, one after the other; `local`
         is where local memory begins."""
-        if _is_rounds(launch):
+        if is_rounds(launch):
             about = self._describe(launch.executable)
             self._about.append(about)
             row = [self._own + self.ZERO, ctypes.addressof(about)]
@@ -114,19 +114,20 @@ class Plan:
         return (ctypes.c_int64 * (len(head) + len(words) + len(kinds)))(*head, *words, *kinds)
 
 
-def _is_rounds(launch: Launch) -> bool:
+def is_rounds(launch: Launch) -> bool:
+    """Whether a launch is a band, which native code runs round by round."""
     return isinstance(launch.executable, Rounds)
 
 
 def local_bytes(launch: Launch) -> int:
     """Memory that each thread needs for a launch."""
-    return round_up(launch.executable.local_bytes, PAGE) if _is_rounds(launch) else 0
+    return round_up(launch.executable.local_bytes, PAGE) if is_rounds(launch) else 0
 
 
 def _flat(launch: Launch, threads: int) -> Iterator[Launch]:
     """Rounds that so many threads cannot share well, as launches that all of them share; 0: none
     may."""
-    if not _is_rounds(launch):
+    if not is_rounds(launch):
         yield launch
         return
     rounds: Rounds = launch.executable

@@ -22,6 +22,14 @@ that): around these alone it forms only bands that a thread runs by itself, wher
 again, beside what they save (`cost.BAND_AGAIN`, `cost.BAND_WHOLE`). All that a pass makes again
 must become local; otherwise it is undone, and tried without making that again.
 
+    y = f(x);  s = SUM(y, rows)                               y is read from memory again
+    ->  for each block of rows:  y, parts;  s = SUM(parts)    y is read from a cache
+
+A *reader* of a large array that stays in memory joins the kernels that write it, if it does little
+with the array, and these are a band by units or one kernel (`_Former.join_readers`). What it sums
+over the rows becomes a partial result of each block (`partial.py`), so that threads can share
+blocks and results do not depend on how many do.
+
 An array X is cut into (outer, rows, width): element `(o * rows + row) * width + w`. All arrays that
 kernels of a band hand to each other agree on `rows`; each has an outer extent and a width of its
 own. A kernel can join if, after splitting its axes, all accesses to such arrays have the row as one
@@ -38,67 +46,30 @@ of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, reduce
+from dataclasses import replace
 from itertools import pairwise
 
-from mygrad import domain, expr
+from mygrad import expr
 from mygrad.expr import Expr
 from mygrad.helpers import ceildiv, prod
-from mygrad.kernel import BufferInfo, Kernel, Store, named, roots_of, scan_axes, store_axes
+from mygrad.kernel import BufferInfo, Kernel
 from mygrad.ops import Op
-from mygrad.program import BLOCK, LOCAL, UNIT
-from mygrad.schedule import cost, memory, reshape_axes
+from mygrad.program import BLOCK, LOCAL
+from mygrad.schedule import cost, memory, partial
+from mygrad.schedule.cuts import (
+    Cut,
+    Draft,
+    Rows,
+    accesses_of,
+    block_kernel,
+    cut,
+    is_legal,
+    kernel_of,
+    may_be_cut,
+)
 from mygrad.schedule.steps import Band, Memory, Part, Step, is_host_step
 
 BY_UNITS = frozenset({"cpu"})  # devices whose runtime runs bands
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A kernel whose axes are split so that the row is an axis of its own. `units` are the axes
-    that together number the units, with their strides in that number; None if there are no such
-    axes."""
-
-    step: Step
-    axes: tuple[Expr, ...]
-    stores: tuple[Store, ...]
-    row: Expr
-    units: Mapping[Expr, int] | None = None
-
-    @property
-    def accumulates(self) -> bool:
-        """Whether the kernel sums over the rows."""
-        return self.row not in self.axes
-
-
-@dataclass
-class Draft:
-    """A band that could be formed: how many units and rows there are, the width of each array that
-    is handed on, and by position how each kernel is cut."""
-
-    units: int
-    rows: int
-    widths: Mapping[int, int]
-    cuts: dict[int, Cut]
-    before: list[int]  # other steps among them that must run before, or may
-    after: list[int]  # and that must run after
-    local: list[int] = field(default_factory=list)
-
-    @property
-    def accumulates(self) -> bool:
-        """Whether something is added up over the rows."""
-        return any(c.accumulates for c in self.cuts.values())
-
-    @property
-    def apart(self) -> bool:
-        """Whether units have nothing to do with each other."""
-        return all(c.units is not None for c in self.cuts.values())
-
-    @property
-    def parted(self) -> int:
-        """Units that are apart; 1 where kernels go through all of them."""
-        return self.units if self.apart else 1
 
 
 def form(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], list[Memory]]:
@@ -110,6 +81,7 @@ def form(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], l
         kept = set[int]()
         while more := former.form(kept):
             kept |= more
+    former.join_readers()
     return former.steps, former.arrays
 
 
@@ -120,6 +92,7 @@ class _Former:
         self.least = cost.BAND_BYTES  # of an array that is looked at
         self.users: dict[int, list[int]] = {}
         self.again: dict[int, int] = {}  # arrays that are made again, and what they are instead of
+        self.drafts: dict[tuple[int, ...], tuple[Draft, int]] = {}  # of bands, by their arguments
 
     def form(self, kept: Set[int]) -> set[int]:
         """Form the bands around large arrays, of which those that are `kept` are not made again, if
@@ -208,7 +181,7 @@ class _Former:
         what a block, or a unit, does not have for itself."""
         blocks, total = ceildiv(draft.rows, rows), 0
         for c in draft.cuts.values():
-            for slot, indices in _accesses(c.stores).items():
+            for slot, indices in accesses_of(c.stores).items():
                 axes = frozenset[Expr]().union(*map(expr.free_axes, indices))
                 times = 1 if axes & set(c.units or ()) else draft.parted
                 times *= 1 if c.row in axes else blocks
@@ -245,7 +218,7 @@ class _Former:
 
     def saved(self, draft: Draft) -> int:
         """Bytes of the arrays that become local."""
-        return sum(self.arrays[i].nbytes for i in draft.local)
+        return self.bytes_of(draft.local)
 
     def size(self, i: int) -> int:
         """Elements of an array."""
@@ -254,8 +227,6 @@ class _Former:
     def places_to_cut(self, i: int) -> Iterator[tuple[int, int]]:
         """(rows, width): the places between the strides at which kernels go through an array."""
         points = {1, self.size(i)}
-        if not all(isinstance(self.steps[p].what, Kernel) for p in self.users[i]):
-            return
         for index in self.indices(i):
             for axis, stride in expr.linear(index)[0].items():
                 if axis.op is not Op.AXIS or stride <= 0:
@@ -285,7 +256,7 @@ class _Former:
         """A band of these kernels, if each can be cut and their order allows it."""
         members = _with_between(self.steps, set(positions))
         steps = [self.steps[p] for p in members]
-        if len({s.device for s in steps}) > 1 or not all(map(_may_join, steps)):
+        if len({s.device for s in steps}) > 1 or not all(map(may_be_cut, steps)):
             return None
         if not all(self.keeps_near(s, members) for s in steps):
             return None
@@ -298,7 +269,7 @@ class _Former:
         cuts: dict[int, Cut] = {}
         for p in members:
             made = cut(self.steps[p], units, rows, handed)
-            if made is None:
+            if made is None or not is_legal(made):
                 return None
             cuts[p] = made
         sums = {i for c in cuts.values() if c.accumulates for i in written_by(c.step)}
@@ -356,7 +327,7 @@ class _Former:
         """Where kernels touch an array."""
         for step in (self.steps[p] for p in self.users[i]):
             if isinstance(step.what, Kernel):
-                accesses = _accesses(step.what.stores)
+                accesses = accesses_of(step.what.stores)
                 for slot in (n for n, j in enumerate(step.arguments) if j == i):
                     yield from accesses.get(slot, ())
 
@@ -371,14 +342,14 @@ class _Former:
             least = 1 if self.is_whole(draft) else cost.BAND_SHARE
             most = max(cost.BAND_LOCAL // row, least)
         most = min(most, draft.rows)
-        even = (r for r in range(most, most // 2, -1) if draft.rows % r == 0)
-        return next(even, most)
+        return _even(draft.rows, most) or most
 
     def apply(self, draft: Draft) -> None:
         """Put the band in the place of its kernels."""
         rows = self.block_rows(draft)
         if self.by_units(draft):
             made = [self.band(draft, rows)]
+            self.drafts[made[0].arguments] = draft, rows
         else:
             whole, left = divmod(draft.rows, rows)
             made = self.blocks(draft, 0, whole, rows)
@@ -397,7 +368,7 @@ class _Former:
         )
         rows_of = Rows(start, count, rows)
         made = [
-            (c, [_block_kernel(c, draft, rows_of, later) for later in (False, True)])
+            (c, [block_kernel(c, draft, rows_of, later) for later in (False, True)])
             for _, c in sorted(draft.cuts.items())
         ]
         steps = []
@@ -431,7 +402,7 @@ class _Former:
         units = draft.parted if draft.parted > 1 else 0
         arguments: dict[int, BufferInfo] = {}
         for c in cuts:
-            for i, info in zip(c.step.arguments, _kernel(c.step).buffers, strict=True):
+            for i, info in zip(c.step.arguments, kernel_of(c.step).buffers, strict=True):
                 if i not in place:
                     written = info.written or (i in arguments and arguments[i].written)
                     arguments[i] = replace(info, written=written)
@@ -444,7 +415,7 @@ class _Former:
                 for first, end in [(0, 1), (1, count)] if once else [(start, start + count)]:
                     if first < end:
                         run = Rows(start * rows, count, size, units)
-                        kernel = _block_kernel(c, draft, run, later=first > 0)
+                        kernel = block_kernel(c, draft, run, later=first > 0)
                         parts.append(Part(kernel, own, first, end, c.step.constants))
         blocks = whole + (left > 0)
         reason = (
@@ -459,7 +430,7 @@ class _Former:
             blocks,
             not draft.accumulates,
             local_bytes,
-            sum(_kernel(c.step).flops for c in cuts),
+            sum(kernel_of(c.step).flops for c in cuts),
             sum(self.arrays[i].nbytes for i in arguments),
         )
         return replace(
@@ -482,6 +453,143 @@ class _Former:
             needs.append(memory.Lifetime(nbytes, users[0], users[-1]))
         offsets, total = memory.place(needs)
         return {i: (LOCAL, at) for i, at in zip(draft.local, offsets, strict=True)}, total
+
+    # --- readers ----------------------------------------------------------------------------------
+
+    def join_readers(self) -> None:
+        """Let kernels that do little with a large array run right after those that write it, for
+        each block of it: they read it from a cache. What they sum over blocks becomes partial
+        results, one of each block, so that blocks stay apart."""
+        self.least = cost.BAND_BYTES // cost.BAND_NEAR
+        for i in dict.fromkeys(i for s in self.steps for i in s.arguments):
+            while self.arrays[i].nbytes >= self.least and self.join_reader(i):
+                pass
+
+    def join_reader(self, i: int) -> bool:
+        """Whether one more reader of an array has joined those that write it."""
+        self.users = users_of(self.steps)
+        maker, *readers = self.users.get(i, [0])
+        if i not in written_by(self.steps[maker]) or self.steps[maker].device not in BY_UNITS:
+            return False
+        return any(
+            self.join(maker, members, reader, i, rows, widths)
+            for reader in readers
+            if self.may_follow(maker, reader, i)
+            for members, rows, widths in self.blocks_of(maker, i)
+        )
+
+    def may_follow(self, maker: int, reader: int, i: int) -> bool:
+        """Whether a kernel does little with an array, needs nothing that is made later, and large
+        results of it are temporary and would hardly come earlier."""
+        step, between = self.steps[reader], self.steps[maker + 1 : reader]
+        if not may_be_cut(step) or step.device != self.steps[maker].device:
+            return False
+        kernel, made = kernel_of(step), written_by(step)
+        later = {j for s in between for j in written_by(s)}
+        touched = {j for s in between for j in s.arguments}
+        if not (later.isdisjoint(step.arguments) and touched.isdisjoint(made)):
+            return False
+        if kernel.flops > cost.BAND_LIGHT * kernel.bytes:
+            return False
+        temporary = all(self.arrays[j].kind == "temporary" for j in made)
+        soon = temporary and self.bytes_of(later) <= self.arrays[i].nbytes
+        little = self.bytes_of(made) * cost.BAND_LITTLE <= self.arrays[i].nbytes
+        return soon or little
+
+    def bytes_of(self, arrays: Iterable[int]) -> int:
+        """Bytes of several arrays."""
+        return sum(self.arrays[j].nbytes for j in arrays)
+
+    def blocks_of(self, maker: int, i: int) -> Iterator[tuple[list[Step], int, Mapping[int, int]]]:
+        """(kernels, blocks, widths of blocks): how the step that writes an array runs block by
+        block, or could."""
+        step = self.steps[maker]
+        if isinstance(step.what, Band) and step.arguments in self.drafts:
+            draft, most = self.drafts[step.arguments]
+            members = [c.step for _, c in sorted(draft.cuts.items())]
+            widths = {**draft.widths, i: self.width_of(draft, i)}
+            if draft.parted == 1:
+                rows = _even(draft.rows, most)
+                if 0 < rows < draft.rows:
+                    yield members, draft.rows // rows, {j: w * rows for j, w in widths.items()}
+            elif step.what.blocks == 1:
+                yield members, draft.units, {j: w * draft.rows for j, w in widths.items()}
+        elif may_be_cut(step) and not self.may_update(step):
+            for rows, width in self.places_to_cut(i):
+                each = _even(rows, cost.BAND_ALONE * rows // self.arrays[i].nbytes)
+                if 0 < each < rows:
+                    yield [step], rows // each, {i: width * each}
+
+    def may_update(self, step: Step) -> bool:
+        """Whether a kernel reads an input just where it stores a result, which may then take its
+        place (`overwrite.py`)."""
+        accesses = accesses_of(kernel_of(step).stores)
+        kinds = {slot: self.arrays[j].kind for slot, j in enumerate(step.arguments)}
+        read = [at for slot, at in accesses.items() if kinds[slot] == "input"]
+        return any(at in read for slot, at in accesses.items() if kinds[slot] == "result")
+
+    def width_of(self, draft: Draft, i: int) -> int:
+        """The width of an array that a kernel of a band writes."""
+        maker = next(c for c in draft.cuts.values() if i in written_by(c.step))
+        slot = maker.step.arguments.index(i)
+        return expr.stride(accesses_of(maker.stores)[slot][0], maker.row) or 0
+
+    def join(
+        self,
+        maker: int,
+        members: Sequence[Step],
+        reader: int,
+        i: int,
+        rows: int,
+        widths: Mapping[int, int],
+    ) -> bool:
+        """Whether a reader of an array could join such members, and has."""
+        before = self.steps, self.arrays, self.users
+        step = self.steps[reader]
+        if self.size(i) > rows * widths[i]:  # a block would not lie together
+            return False
+        made = cut(step, 1, rows, {j: w for j, w in widths.items() if j in step.arguments})
+        if made is None:
+            return False
+        steps = [step]
+        if made.accumulates:
+            parts = partial.divide(step, made.axes, made.stores, made.row, len(self.arrays))
+            if parts is None:
+                return False
+            steps, self.arrays = list(parts[:2]), [*self.arrays, *parts[2]]
+        others = self.steps[maker + 1 : reader], self.steps[reader + 1 :]
+        self.steps = [*self.steps[:maker], *members, *steps, *others[0], *others[1]]
+        self.users = users_of(self.steps)
+        end = maker + len(members)
+        draft = self.attempt(range(maker, end + 1), rows, widths)
+        if draft is None or not self.pays(draft, end, len(before[1]), len(members) == 1):
+            self.steps, self.arrays, self.users = before
+            return False
+        draft.cuts = {p: replace(c, units=None) for p, c in draft.cuts.items()}
+        band = self.band(draft, 1)
+        self.drafts[band.arguments] = draft, 1
+        self.steps[maker : end + 1] = [band]
+        return True
+
+    def pays(self, draft: Draft, reader: int, new: int, alone: bool) -> bool:
+        """Whether reading what a block has in a cache saves more than running it block by block
+        costs. Arrays from `new` on are partial results; `alone`: the only kernel before ran as a
+        whole."""
+        if draft.accumulates or self.saved(draft) > cost.BAND_LOCAL * draft.rows:
+            return False
+        others = {j for p in draft.cuts if p != reader for j in self.steps[p].arguments}
+        near = again = parts = 0  # bytes
+        for p, c in draft.cuts.items():
+            for slot, indices in accesses_of(c.stores).items():
+                j = c.step.arguments[slot]
+                nbytes = self.arrays[j].nbytes
+                if any(c.row not in expr.free_axes(index) for index in indices):
+                    again += (draft.rows - 1) * nbytes * (alone or p == reader)
+                elif p == reader:
+                    near += nbytes * (j in others)
+                    parts += nbytes * (j >= new)
+        gained = (cost.BYTE - cost.CACHED) * near - cost.CACHED * again - 2 * cost.BYTE * parts
+        return gained > (1 + alone) * draft.rows * cost.BAND_CALL
 
     # --- computing again --------------------------------------------------------------------------
 
@@ -509,6 +617,12 @@ class _Former:
         nbytes = sum(self.arrays[j].nbytes for j in written)
         temporary = all(self.arrays[j].kind == "temporary" for j in written)
         return temporary and step.what.flops <= cost.RECOMPUTE_FLOPS * nbytes
+
+
+def _even(rows: int, most: int) -> int:
+    """The most rows, of no less than half as many as may be, of which blocks have equally many; 0
+    if there are none."""
+    return next((r for r in range(most, most // 2, -1) if rows % r == 0), 0)
 
 
 # --- order ----------------------------------------------------------------------------------------
@@ -570,240 +684,3 @@ def _around(steps: Sequence[Step], members: Sequence[int]) -> tuple[list[int], l
         else:
             before.append(p)
     return before, after
-
-
-# --- cutting kernels ------------------------------------------------------------------------------
-
-
-def _may_join(step: Step) -> bool:
-    """Whether a step is a kernel whose order of points is free."""
-    kernel = step.what
-    if not isinstance(kernel, Kernel) or len(set(step.arguments)) < len(step.arguments):
-        return False
-    if any(name in (BLOCK, UNIT) for name, _, _ in kernel.params):
-        return False
-    plain = all(s.mode == "set" and not s.ordered_axes for s in kernel.stores)
-    return plain and not scan_axes(kernel)
-
-
-@lru_cache(maxsize=256)
-def _accesses(stores: tuple[Store, ...]) -> dict[int, list[Expr]]:
-    """By slot: at which indices it is loaded and stored."""
-    found: dict[int, dict[Expr, None]] = {}
-    for s in stores:
-        found.setdefault(s.slot, {})[s.index] = None
-    for e in expr.toposort(r for s in stores for r in roots_of(s)):
-        if e.op is Op.LOAD:
-            found.setdefault(e.arg, {})[e.src[0]] = None
-    return {slot: list(indices) for slot, indices in found.items()}
-
-
-def _kernel(step: Step) -> Kernel:
-    assert isinstance(step.what, Kernel)
-    return step.what
-
-
-def cut(step: Step, units: int, rows: int, widths: Mapping[int, int]) -> Cut | None:
-    """The kernel with the row as an axis of its own; None where some access to an array of the band
-    is cut otherwise."""
-    kernel = _kernel(step)
-    axes, stores = kernel.axes, kernel.stores
-    while True:
-        accesses = _accesses(stores)
-        found = [
-            (index, widths[i])
-            for slot, i in enumerate(step.arguments)
-            if i in widths
-            for index in accesses.get(slot, ())
-        ]
-        split = next((s for index, w in found for s in _splits(index, w, rows)), None)
-        if split is None:
-            break
-        axes, stores = _split_axis(axes, stores, *split)
-    parts = {_row(index, width, rows) for index, width in found}
-    row = parts.pop() if len(parts) == 1 else None
-    if row is None:
-        return None
-    numbers = {frozenset(_units(index, width * rows).items()) for index, width in found}
-    numbering = dict(numbers.pop()) if len(numbers) == 1 else {}
-    made = Cut(step, axes, stores, row, numbering if _numbers(numbering, stores, units) else None)
-    return made if _is_legal(made) else None
-
-
-def _splits(index: Expr, width: int, rows: int) -> Iterator[tuple[Expr, int]]:
-    """(axis, factor) for the axes that reach over a place where the array is cut."""
-    for axis, stride in expr.linear(index)[0].items():
-        if axis.op is Op.AXIS and stride > 0:
-            for place in (width, width * rows):
-                factor, rest = divmod(place, stride)
-                if not rest and 1 < factor < axis.arg[1] and axis.arg[1] % factor == 0:
-                    yield axis, factor
-
-
-def _split_axis(
-    axes: tuple[Expr, ...], stores: tuple[Store, ...], axis: Expr, factor: int
-) -> tuple[tuple[Expr, ...], tuple[Store, ...]]:
-    first = reshape_axes.new_ids(axes, stores)
-    high, low = expr.axis(first, axis.arg[1] // factor), expr.axis(first + 1, factor)
-    return reshape_axes.replace_axes(axes, stores, {axis: high * factor + low}, {axis: (high, low)})
-
-
-def _row(index: Expr, width: int, rows: int) -> Expr | None:
-    """The axis that is the row in an index."""
-    terms, constant = expr.linear(index)
-    inner = constant % (width * rows)
-    row = None
-    for axis, stride in terms.items():
-        if axis.op is not Op.AXIS or stride < 0 or constant < 0:
-            return None
-        if stride >= width * rows:
-            if stride % (width * rows):
-                return None
-        elif stride >= width:
-            if row is not None or stride != width or axis.arg[1] != rows:
-                return None
-            row = axis
-        else:
-            inner += stride * (axis.arg[1] - 1)
-    return row if inner < width else None
-
-
-def _units(index: Expr, size: int) -> dict[Expr, int]:
-    """The axes that say which unit of `size` elements an index is in, with their strides."""
-    terms, _ = expr.linear(index)
-    return {axis: stride // size for axis, stride in terms.items() if stride >= size}
-
-
-def _numbers(numbering: Mapping[Expr, int], stores: Sequence[Store], units: int) -> bool:
-    """Whether axes are the digits of the number of a unit, and all stores are of one unit each."""
-    place = 1
-    for axis, stride in sorted(numbering.items(), key=lambda item: item[1]):
-        if stride != place:
-            return False
-        place *= axis.arg[1]
-    return place == units and all(store_axes(s).issuperset(numbering) for s in stores)
-
-
-def _is_legal(made: Cut) -> bool:
-    """Whether every store writes other elements in every block, or adds up blocks."""
-    if not made.accumulates:
-        return all(made.row in store_axes(s) for s in made.stores)
-    loaded = {e.arg for s in made.stores for e in expr.toposort([s.value]) if e.op is Op.LOAD}
-    return all(
-        s.value.op is Op.REDUCE
-        and s.value.arg[0] is Op.ADD
-        and made.row in s.value.arg[1]
-        and s.valid is None
-        and s.slot not in loaded
-        for s in made.stores
-    )
-
-
-# --- the kernel of a block ------------------------------------------------------------------------
-
-
-def unit_of(units: int) -> Expr:
-    """The number of the unit, for the kernels of a band with so many."""
-    return expr.param(UNIT, 0, units - 1) if units > 1 else expr.const(0)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of `count` blocks of `size`, from row `start` on; in one of `units` units, or, where
-    that is 0, in all of them."""
-
-    start: int
-    count: int
-    size: int
-    units: int = 0
-
-
-def _block_kernel(made: Cut, draft: Draft, rows: Rows, later: bool) -> Kernel:
-    """The kernel for block number BLOCK of some rows; `later`: not the first, so that sums are
-    added."""
-    kernel = _kernel(made.step)
-    own = expr.axis(reshape_axes.new_ids(made.axes, made.stores), rows.size)
-    arguments, local = made.step.arguments, set(draft.local)
-    widths = {slot: draft.widths[i] for slot, i in enumerate(arguments) if i in local}
-    stores = _in_local(made.stores, made.row, own, draft.rows, widths, rows.units > 0)
-    row = own + rows.start
-    if rows.count > 1:
-        row = expr.param(BLOCK, 0, rows.count - 1) * rows.size + row
-    values, become = {made.row: row}, {made.row: (own,), own: ()}
-    if rows.units:
-        unit = unit_of(rows.units)
-        for axis, stride in (made.units or {}).items():
-            digit = expr.floordiv(unit, expr.const(stride))
-            values[axis], become[axis] = expr.modulo(digit, expr.const(axis.arg[1])), ()
-    axes, stores = reshape_axes.replace_axes((*made.axes, own), stores, values, become)
-    if made.accumulates and later:
-        stores = tuple(_added(s) for s in stores)
-    axes, stores = reshape_axes.simplify(axes, stores)
-    units = rows.units or 1
-    buffers = tuple(
-        replace(info, size=info.size // (draft.rows * units) * rows.size) if i in local else info
-        for i, info in zip(arguments, kernel.buffers, strict=True)
-    )
-    used = {e.arg for s in stores for e in expr.toposort(roots_of(s)) if e.op is Op.PARAM}
-    own_params = [p for p in used if p[0] in (BLOCK, UNIT)]
-    share = max(ceildiv(draft.rows, rows.size), 1) * units
-    result = replace(
-        kernel,
-        axes=axes,
-        stores=stores,
-        buffers=buffers,
-        params=tuple(sorted([*kernel.params, *own_params])),
-        flops=kernel.flops // share,
-        bytes=kernel.bytes // share,
-    )
-    stem = kernel.name.partition("_")[0]
-    name = f"{stem}_{'x'.join(str(a.arg[1]) for a in axes) or 1}"
-    return named(result, name)
-
-
-def _in_local(
-    stores: Sequence[Store],
-    row: Expr,
-    own: Expr,
-    rows: int,
-    widths: Mapping[int, int],
-    one_unit: bool,
-) -> tuple[Store, ...]:
-    """The stores with local arrays (by slot, with their widths) indexed within the block, and, if
-    they hold but one, within the unit."""
-
-    def within(slot: int, index: Expr) -> Expr:
-        terms, total = expr.linear(index)
-        number, rest = divmod(total, widths[slot] * rows)
-        moved = expr.const(number * widths[slot] * own.arg[1] * (not one_unit) + rest)
-        for axis, stride in terms.items():
-            number = stride // (widths[slot] * rows)
-            near = number * widths[slot] * own.arg[1] if number else stride
-            if not (number and one_unit):
-                moved = moved + (own if axis is row else axis) * near
-        return moved
-
-    loads = {
-        e: expr.load(e.arg, e.dtype, within(e.arg, e.src[0]), *e.src[1:])
-        for e in expr.toposort(r for s in stores for r in roots_of(s))
-        if e.op is Op.LOAD and e.arg in widths
-    }
-    return tuple(
-        replace(
-            s,
-            index=within(s.slot, s.index) if s.slot in widths else s.index,
-            value=expr.substitute(s.value, loads),
-            valid=s.valid and expr.substitute(s.valid, loads),
-        )
-        for s in stores
-    )
-
-
-def _added(store: Store) -> Store:
-    """A store that adds to what the blocks before have stored, where there is something to add."""
-    before = expr.load(store.slot, store.value.dtype, store.index)
-    needed = domain.terms_of([store.value])[store.value]
-    somewhere = (domain.somewhere(c, store.value.arg[1]) for c in sorted(needed, key=expr.order))
-    valid = reduce(expr.both, somewhere, expr.const(True, expr.dt.bool_))
-    total = expr.alu(Op.ADD, before, store.value)
-    return replace(store, value=total, valid=None if expr.is_true(valid) else valid)

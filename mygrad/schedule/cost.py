@@ -1,7 +1,8 @@
 """The cost function, in the open: every home is chosen by comparing two sums of these terms.
 
-LAUNCH, BYTE, CACHED, OPERATION, FLOP and TILED are nanoseconds, or nanoseconds per byte or per
-operation and element, on one core of a current processor; all others are ratios, counts and bytes.
+LAUNCH, BYTE, CACHED, OPERATION, FLOP, TILED and BAND_CALL are nanoseconds, or nanoseconds per byte
+or per operation and element, on one core of a current processor; all others are ratios, counts and
+bytes.
 Of times only the ratios matter; they are rounded from measurements of the CPU backend. The figures
 of sums that are divided stand in split.py.
 """
@@ -58,6 +59,10 @@ BAND_WHOLE = 0.45  # or this, where blocks are of all units, and small
 BAND_BLOCK = 16 << 20  # bytes of all local arrays of a block: some cache holds them
 BAND_LOCAL = 2 << 20  # the same for one thread, where it runs the band by itself
 BAND_SHARE = 64  # rows of its blocks at least: each copies what all rows of a unit read
+BAND_LITTLE = 8  # times smaller than a large array are those that count for nothing beside it
+BAND_LIGHT = 4  # operations for a byte, up to which a kernel waits for what it reads
+BAND_CALL = 500.0  # running a kernel of a band for one more block
+BAND_ALONE = 512 << 10  # bytes of an array that a kernel writes at a time, for others to read
 BAND_ROWS = 8  # rows that a block has at least
 RECOMPUTE_FLOPS = 80  # for a byte that need not wait, by which making it again is cheap
 

@@ -23,7 +23,8 @@ from mygrad.kernel import BufferInfo, Kernel, Store, named, stem_of, store_axes
 from mygrad.ops import Op
 from mygrad.program import LOCAL, UNIT
 from mygrad.schedule import cost, reshape_axes
-from mygrad.schedule.bands import unit_of, written_by
+from mygrad.schedule.bands import written_by
+from mygrad.schedule.cuts import unit_of
 from mygrad.schedule.steps import Band, Memory, Part, Step
 
 ON = frozenset({"cpu"})  # devices whose kernels read panels
