@@ -52,8 +52,8 @@ def split_sums(roots: Sequence[Node], device: str) -> list[Node]:
 def _parted(node: Node, done: dict[Node, Node], device: str) -> Node:
     result = graph.on_operands(node, done)
     axis, parts = _parts(result) if _is_long(result) else (0, 1)
-    if parts > 1 and _is_whole(result, device, parts):
-        return result
+    if parts > 1 and (tiled := _tiled(result, device, axis, parts)):
+        parts = tiled
     if parts > 1 and not _is_narrow(result) and _is_one(result.src[0], result.arg[1]):
         return graph.contiguous(result, WHOLE)
     if parts > 1:
@@ -89,11 +89,12 @@ def _is_side_by_side(node: Node) -> bool:
     return bool(large) and all(any(abs(s or 0) == 1 for s in steps) for steps in large)
 
 
-def _is_whole(node: Node, device: str, parts: int) -> bool:
-    """Whether winograd.py will compute a sum, better as a whole than in so many parts."""
+def _tiled(node: Node, device: str, axis: int, parts: int) -> int:
+    """Into how many parts, or more, a sum is divided along an axis if winograd.py will compute it;
+    0 if not."""
     x, (op, axes) = node.src[0], node.arg
     if op is not Op.ADD or x.op is not Op.MUL or not winograd.is_on(node.device or device):
-        return False
+        return 0
     index = _index(x.shape)
     factors = []
     for slot, factor in enumerate(x.src):
@@ -102,13 +103,12 @@ def _is_whole(node: Node, device: str, parts: int) -> bool:
             at, _ = movement.index(factor.op, factor.src[0].shape, factor.arg, at)
             factor = factor.src[0]
         if factor.dtype is not dt.float32 or factor.op is Op.CAST:
-            return False
+            return 0
         factors.append(expr.load(slot, factor.dtype, flat(at, factor.shape)))
     summed = [index[a] for a in axes if index[a].op is Op.AXIS]
     total = expr.reduce(op, expr.alu(Op.MUL, *factors), summed)
     outer = [a for a in index if a.op is Op.AXIS and a not in summed]
-    found = winograd.sliding(total, outer, len(index))
-    return found is not None and not winograd.stays_near(found, parts)
+    return winograd.parts_of(total, outer, len(index), x.shape[axis], parts)
 
 
 def _parts(node: Node) -> tuple[int, int]:
