@@ -34,7 +34,6 @@ PAGE = 4096  # bytes; lanes on pages of their own cost an address translation ea
 COPIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 VECTORS = (1, 2, 3, 4)
 SECOND = (1, 2, 4)
-ROWS = 8  # read at a time where they come from memory
 LOADS = 0.25  # what a load costs beside a multiply-add, of which a cycle does as many
 LOADED = 0.05  # the same in a register tile,
 LOADED_LINE = 0.15  # and where a vector is a whole line of the cache
@@ -460,7 +459,7 @@ def _register_tile(
     if vector is not None and not outer and prod(c for _, c in best) < 4:
         row = next((a for a in spatial if _from_memory(nest, a, target)), None)
         if row is not None and not best:
-            tile.copies[row] = ROWS
+            tile.copies[row] = target.streams
         else:
             tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
     return costs[best] / (tile.lanes[vector] if vector is not None else 1)
@@ -512,12 +511,19 @@ def _stored(store: Access, vector: Expr, width: int, chosen: tuple[tuple[Expr, i
 
 
 def _from_memory(nest: Nest, axis: Expr, target: Target) -> bool:
-    """Whether all is read once, from memory, and `axis` numbers rows that are whole pages. A
-    processor fetches ahead within a page: several rows at a time keep more lines on the way."""
+    """Whether all is read once, from memory, and `axis` numbers rows that are whole pages. Where a
+    processor fetches ahead within a page, several rows at a time keep more lines on the way."""
     rows = [x for x in nest.accesses if not x.stores]
     others = [x.strides[a] for x in nest.results for a in x.strides if a not in nest.axes]
     far = all(x.nbytes > target.l2_bytes and _step(x, axis) >= PAGE for x in rows)
-    return axis.arg[1] % ROWS == 0 and far and not any(others)
+    several = target.streams > 1 and axis.arg[1] % target.streams == 0
+    return several and far and not any(others)
+
+
+def _rows(nest: Nest, chosen: tuple[tuple[Expr, int], ...], target: Target) -> int:
+    """Rows of a tile that come from memory, of the operand that has most of them."""
+    far = [x for x in nest.accesses if not x.stores and x.nbytes > target.l2_bytes]
+    return max((prod(c for a, c in chosen if x.strides.get(a, 0) != 0) for x in far), default=1)
 
 
 def _tile_cost(
@@ -560,6 +566,8 @@ def _tile_cost(
     if taken + min(live, 4) * (taken // cells) + spare > target.vector_registers:
         return 1e9 + cells
     waste = _waste(tile, vector, chosen)
+    if vector in nest.reduced and _rows(nest, chosen, target) > target.streams == 1:
+        return 1e9 + cells  # rows in turn are not fetched ahead
     if vector in nest.reduced:  # several vectors are in flight anyway; copies must spare loads
         return (0.5 + loads / cells) * waste * (1.0 + CROWD * cells)
     reads = [x for x in nest.accesses if not x.stores]
