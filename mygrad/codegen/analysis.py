@@ -325,7 +325,7 @@ class Plan:
                 continue
             if any(p.root not in n.axes for n in reductions) or p.root not in self.nests[0].axes:
                 continue
-            share = busy(p.extent, threads)
+            share = busy(p.root.arg[1], threads, p.stride)
             if share > best_share + 0.05:
                 best, best_share = p.name, share
         return best
