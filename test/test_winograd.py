@@ -33,8 +33,8 @@ def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def plan_of(*results: Tensor, device: str = "cpu") -> Schedule:
-    return schedule([r._node for r in results], device)
+def plan_of(*results: Tensor, device: str = "cpu", units: tuple[str, ...] = ()) -> Schedule:
+    return schedule([r._node for r in results], device, units=lambda device: units)
 
 
 def kinds(plan: Schedule) -> set[str]:
@@ -239,9 +239,15 @@ def test_a_setting_in_between_is_another_program() -> None:
     near(fast, direct)
 
 
-def test_narrow_numbers_are_left_to_matrix_units() -> None:
+def test_narrow_numbers_are_left_to_matrix_units_that_are_faster() -> None:
+    """Four times fewer products of float32 are more than dot products save, but not AMX."""
     x, w = (Tensor(array(32, 64, 16, 16)).bfloat16(), Tensor(array(64, 64, 3, 3)).bfloat16())
-    assert not kinds(plan_of(x.conv2d(w, padding=1)))
+    root = x.conv2d(w, padding=1)
+    for units, tiled in (((), True), (("dot_bf16",), True), (("amx_bf16", "amx_int8"), False)):
+        assert bool(kinds(plan_of(root, units=units))) == tiled, units
+    want = x.float().conv2d(w.float(), padding=1).numpy()
+    with context(MYGRAD_WINOGRAD=1):
+        np.testing.assert_allclose(root.float().numpy(), want, rtol=2**-7, atol=1e-5)
 
 
 def test_other_devices_compute_the_sum() -> None:

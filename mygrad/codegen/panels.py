@@ -285,8 +285,9 @@ class _Pack:
         return loops, point, depth, start + self.cell(rows, within, loops)
 
     def copies(self) -> list[LoopAxis]:
-        """Points of the depth that go together: neighbours in a row of the left panel; in the right
-        panel, and a left one of pairs, those that lie side by side, and as many as lanes where memory has them in rows."""
+        """Points of the depth that go together: neighbours in a row of the left panel; where a
+        panel has pairs, those that lie side by side, and as many as lanes where memory has them in
+        rows."""
         side = 4 // self.operand.dtype.itemsize
         if self.in_rows:
             return [self.loop(BLOCK, "unroll")]

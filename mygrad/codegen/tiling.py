@@ -520,10 +520,12 @@ def _from_memory(nest: Nest, axis: Expr, target: Target) -> bool:
     return several and far and not any(others)
 
 
-def _rows(nest: Nest, chosen: tuple[tuple[Expr, int], ...], target: Target) -> int:
-    """Rows of a tile that come from memory, of the operand that has most of them."""
+def _out_of_turn(nest: Nest, chosen: tuple[tuple[Expr, int], ...], target: Target) -> float:
+    """What it costs that rows of a tile come from memory in turn, where a processor fetches ahead
+    in one row only."""
     far = [x for x in nest.accesses if not x.stores and x.nbytes > target.l2_bytes]
-    return max((prod(c for a, c in chosen if x.strides.get(a, 0) != 0) for x in far), default=1)
+    rows = max((prod(c for a, c in chosen if x.strides.get(a, 0) != 0) for x in far), default=1)
+    return 1e9 if rows > target.streams == 1 else 0.0
 
 
 def _tile_cost(
@@ -566,10 +568,9 @@ def _tile_cost(
     if taken + min(live, 4) * (taken // cells) + spare > target.vector_registers:
         return 1e9 + cells
     waste = _waste(tile, vector, chosen)
-    if vector in nest.reduced and _rows(nest, chosen, target) > target.streams == 1:
-        return 1e9 + cells  # rows in turn are not fetched ahead
     if vector in nest.reduced:  # several vectors are in flight anyway; copies must spare loads
-        return (0.5 + loads / cells) * waste * (1.0 + CROWD * cells)
+        cost = (0.5 + loads / cells) * waste * (1.0 + CROWD * cells)
+        return cost + _out_of_turn(nest, chosen, target)
     reads = [x for x in nest.accesses if not x.stores]
     lines = sum(_lines(nest, tile, x, vector, chosen, target) for x in reads)
     latency = 0.02 * max(0, ENOUGH - cells) + 0.005 * max(0, PLENTY - cells)

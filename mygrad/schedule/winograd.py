@@ -42,7 +42,7 @@ from mygrad.ops import Op
 from mygrad.schedule import cost, reshape_axes
 from mygrad.schedule.build import work
 from mygrad.schedule.interpolation import DATA, POINTS, Matrix, both, evaluation, reading
-from mygrad.schedule.steps import Memory, Step
+from mygrad.schedule.steps import Memory, Step, Units
 
 ON = frozenset({"cpu"})  # devices for which it pays
 NARROWEST = 3  # window: with 2 the tiles take more than they spare
@@ -134,13 +134,18 @@ def is_on(device: str) -> bool:
     return device in ON and config.MYGRAD_WINOGRAD
 
 
-def apply(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], list[Memory]]:
-    """The steps with such sums computed so where it pays; new arrays are appended to `arrays`."""
+def apply(
+    steps: Sequence[Step], arrays: Sequence[Memory], units: Units
+) -> tuple[list[Step], list[Memory]]:
+    """The steps with such sums computed so where it pays, beside the matrix units of devices; new
+    arrays are appended to `arrays`."""
     done: list[Step] = []
     made = list(arrays)
     look = cache(plan)  # layers are often equal
     for step in steps:
-        found = look(step.what) if is_on(step.device) and isinstance(step.what, Kernel) else None
+        found = None
+        if is_on(step.device) and isinstance(step.what, Kernel):
+            found = look(step.what, units(step.device))
         if found is None:
             done.append(step)
             continue
@@ -157,8 +162,9 @@ def apply(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], 
 # --- finding sums ---------------------------------------------------------------------------------
 
 
-def plan(kernel: Kernel) -> Plan | None:
-    """The kernels in the place of one; None where there is no such sum, or it does not pay."""
+def plan(kernel: Kernel, units: tuple[str, ...]) -> Plan | None:
+    """The kernels in the place of one; None where there is no such sum, or it does not pay on a
+    device with these matrix units."""
     if kernel.params or any(s.mode != "set" or s.ordered_axes for s in kernel.stores):
         return None
     first = reshape_axes.new_ids(kernel.axes, kernel.stores)
@@ -166,23 +172,37 @@ def plan(kernel: Kernel) -> Plan | None:
         if e.op is Op.REDUCE and expr.free_axes(e).issubset(kernel.axes):
             found = _found(e, kernel.axes, first)
             whole = all(e in expr.toposort([s.value]) for s in kernel.stores)
-            if found is not None and whole and _pays(found):
+            if found is not None and whole and _pays(found, _speed(e, units)):
                 return _Planner(kernel, found, first + len(found.places)).plan()
     return None
 
 
-def parts_of(total: Expr, axes: Sequence[Expr], first: int, extent: int, least: int) -> int:
+def parts_of(
+    total: Expr,
+    axes: Sequence[Expr],
+    first: int,
+    extent: int,
+    least: int,
+    units: tuple[str, ...],
+) -> int:
     """Into how many equal parts, `least` or more, a sum should be divided along an axis of that
     extent that it adds up, so that a cache holds the tiles of a part; 1 if it should stay whole,
-    and 0 if tiles do not pay."""
-    found = _found(total, axes, first)
+    and 0 if tiles do not pay. `first` is the id of a new axis."""
+    found, speed = _found(total, axes, first), _speed(total, units)
     if found is None:
         return 0
     if found.sums_long:
         for parts in range(least, extent + 1):
-            if extent % parts == 0 and _stays_near(found, parts) and _pays(found, parts):
+            if extent % parts == 0 and _stays_near(found, parts) and _pays(found, speed, parts):
                 return parts
-    return int(_pays(found))
+    return int(_pays(found, speed))
+
+
+def _speed(total: Expr, units: tuple[str, ...]) -> float:
+    """How many times as fast as products of float32 those of a sum are."""
+    loads = (e for e in expr.toposort([total]) if e.op is Op.LOAD)
+    narrow = any(e.dtype is dt.bfloat16 for e in loads)
+    return max((cost.NARROW.get(u, 1.0) for u in units), default=1.0) if narrow else 1.0
 
 
 def _found(total: Expr, axes: Sequence[Expr], first: int) -> Found | None:
@@ -192,8 +212,6 @@ def _found(total: Expr, axes: Sequence[Expr], first: int) -> Found | None:
     inside = expr.toposort([body])
     if any(e.op in (Op.REDUCE, Op.SCAN) for e in inside):
         return None
-    if any(e.op is Op.LOAD and e.dtype is not dt.float32 for e in inside):
-        return None  # narrow numbers are for matrix units
     ways = (_of_factors(total, axes, first, *pair) for pair in (body.src, body.src[::-1]))
     return next((found for found in ways if found is not None), None)
 
@@ -253,9 +271,9 @@ def _size(axes: Iterable[Expr]) -> int:
     return prod(a.arg[1] for a in axes)
 
 
-def _pays(f: Found, parts: int = 1) -> bool:
-    """Whether the multiplications that are spared are worth more than moving tiles, and the results
-    of so many parts."""
+def _pays(f: Found, speed: float, parts: int = 1) -> bool:
+    """Whether the multiplications that are spared, which would be done at that speed, are worth
+    more than moving tiles, and the results of so many parts."""
     each = 2 * _size((*f.batch, *f.rows, *f.columns, *f.summed))
     direct = each * prod(s.long.arg[1] * s.width for s in f.slides)
     fast = each * prod(s.tiles * POINTS for s in f.slides)
@@ -265,7 +283,7 @@ def _pays(f: Found, parts: int = 1) -> bool:
     if parts > 1:
         results = _size((*f.batch, *f.rows, *f.columns)) * prod(s.width for s in f.slides)
         moved += 2 * dt.float32.itemsize * results * parts * cost.TILED
-    return fast * cost.FLOP + moved < direct * cost.FLOP * cost.WORTH
+    return fast * cost.FLOP + moved < direct * cost.FLOP / speed * cost.WORTH
 
 
 def _goes_by_rows(f: Found) -> bool:
@@ -276,7 +294,10 @@ def _goes_by_rows(f: Found) -> bool:
     rows = f.rows[0].arg[1]
     blocks = ceildiv(rows, max(cost.BAND_LOCAL * rows // (data + results), 1))
     near = data + results <= cost.BAND_LOCAL * blocks
-    return near and blocks * taps <= cost.BAND_WHOLE * (data + results)
+    channels = _size(f.summed) + _size(f.columns)
+    lined = _size(f.batch) * _size(f.rows) * prod(s.long.arg[1] for s in f.slides) * channels
+    saved = data + results + lined * dt.float32.itemsize
+    return near and blocks * taps <= cost.BAND_WHOLE * saved
 
 
 def _stays_near(f: Found, parts: int) -> bool:
@@ -368,8 +389,8 @@ class _Planner:
         return slot
 
     def lined(
-        self, what: str, value: Expr, axes: tuple[Expr, ...], spots: list[Spots]
-    ) -> tuple[Expr, list[Spots]]:
+        self, what: str, value: Expr, axes: tuple[Expr, ...], spots: Sequence[Spots]
+    ) -> tuple[Expr, Sequence[Spots]]:
         """A value as it lies in memory of its own, with room for tiles that reach out, and what
         lanes run along side by side. As it is, if its own lanes are not apart."""
         loads = [e for e in expr.toposort([value]) if e.op is Op.LOAD]
