@@ -118,9 +118,15 @@ def power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def busy(trips: int, threads: int) -> float:
-    """The share of the time for which threads are busy that take equal numbers of trips."""
-    return trips / (ceildiv(trips, threads) * threads)
+def busy(trips: int, threads: int, each: int = 1) -> float:
+    """The share of the time for which threads are busy that take equal numbers of trips, or of so
+    many trips `each` time.
+
+    >>> busy(21, 2), busy(21, 2, each=4)  # 11 and 10; three times 4, and twice 4 and 1
+    (0.9545454545454546, 0.875)
+    """
+    most = min(ceildiv(ceildiv(trips, each), threads) * each, trips)
+    return trips / (most * threads)
 
 
 class _HasOperands(Protocol):

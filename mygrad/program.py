@@ -74,6 +74,7 @@ class Target:
     vector_registers: int = 16
     l1_bytes: int = 32 << 10
     l2_bytes: int = 1 << 20
+    streams: int = 8  # rows in memory that are best read at a time: what is fetched ahead for each
     threads: int = 1
 
 

@@ -90,10 +90,11 @@ def _prepare(
         statistics["from disk"] += 1
         where = places(nodes)
         return Prepared(
-            found, lambda: scheduler.schedule(rebuild(structure, where), device, *about, _threads)
+            found,
+            lambda: _scheduled(rebuild(structure, where), device, *about),
         )
     statistics["scheduled"] += 1
-    plan = scheduler.schedule(nodes, device, *about, _threads)
+    plan = _scheduled(nodes, device, *about)
     outline = assemble(plan)
     stored.save((structure, about), device, outline.with_executables(lambda e: (e.key, e.parallel)))
     return Prepared(outline.with_executables(lambda e: e.entry), lambda: plan)
@@ -105,9 +106,21 @@ def _device(nodes: Sequence[Node]) -> str:
     return devices.default() if not placed or None in placed else str(placed[0])
 
 
-def _threads(device: str) -> int:
-    """How many threads share the work of a device."""
-    return devices.get(device).target.threads
+def _scheduled(
+    nodes: Sequence[Node],
+    device: str,
+    memory_budget: int | None = None,
+    in_place: Sequence[tuple[int, int]] = (),
+) -> scheduler.Schedule:
+    """The schedule for the devices that there are."""
+    return scheduler.schedule(
+        nodes,
+        device,
+        memory_budget,
+        in_place,
+        lambda name: devices.get(name).target.threads,
+        lambda name: devices.get(name).target.units,
+    )
 
 
 def plan(*values: Lazy) -> explain.Plan:
@@ -130,7 +143,7 @@ def plan(*values: Lazy) -> explain.Plan:
     pending = [n for n in nodes if resident(n) is None]
     if not pending:
         return explain.Plan((), 0)
-    return explain.plan_of(scheduler.schedule(pending, _device(pending), threads=_threads))
+    return explain.plan_of(_scheduled(pending, _device(pending)))
 
 
 def assemble(plan: Schedule) -> Outline:

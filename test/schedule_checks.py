@@ -43,7 +43,13 @@ MACHINES = {
     "avx512": Target("llvm", "avx512", vector_bytes=64, vector_registers=32, threads=2),
     "amx": Target("llvm", "amx", units=UNITS, vector_bytes=64, vector_registers=32, threads=2),
     "dot": Target(
-        "llvm", "dot", units=("dot_bf16",), vector_bytes=64, vector_registers=32, threads=2
+        "llvm",
+        "dot",
+        units=("dot_bf16",),
+        vector_bytes=64,
+        vector_registers=32,
+        streams=1,
+        threads=2,
     ),
     "avx2": Target("llvm", "avx2", vector_bytes=32, vector_registers=16, threads=2),
     "neon": Target("llvm", "neon", vector_bytes=16, vector_registers=32, threads=2),
@@ -62,7 +68,6 @@ LIMITS = (
     (staging, "USES", 2),
     (staging, "ALIASED", 32),
     (tiling, "PAGE", 64),
-    (tiling, "ROWS", 2),
     (tensorize, "SMALL", 1),
     (tensorize, "USED", 0.0),
     (tensorize, "PANEL", 64),
@@ -80,7 +85,7 @@ def small_limits() -> Iterator[None]:
 
 def small_caches(target: Target) -> Target:
     """The same machine with caches of a few vectors."""
-    return replace(target, l1_bytes=1 << 9, l2_bytes=1 << 11)
+    return replace(target, l1_bytes=1 << 9, l2_bytes=1 << 11, streams=min(target.streams, 2))
 
 
 class Wrong(AssertionError):

@@ -210,9 +210,13 @@ class Interpreter:
             return (n // 16 * (s.depth // steps) + k // steps) * 16 * steps
 
         within = k % steps
-        left = self.scalar(s.left[1]) + block(i) + i % 16 * steps + within
-        right = self.scalar(s.right[1]) + block(j) + within // side * 16 * side
-        right = right + j % 16 * side + k % side
+
+        def in_pairs(n: Array) -> Array:
+            return block(n) + within // side * 16 * side + n % 16 * side + k % side
+
+        in_rows = block(i) + i % 16 * steps + within
+        left = self.scalar(s.left[1]) + (in_pairs(i) if s.pairs else in_rows)
+        right = self.scalar(s.right[1]) + in_pairs(j)
         cells = self.scalar(s.target[1]) + (i * s.columns + j)[:, :, 0]
         for name, index in ((s.left[0], left), (s.right[0], right), (s.target[0], cells)):
             self.check(name, index)

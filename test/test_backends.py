@@ -154,6 +154,9 @@ def check_operations(device: str, dtype: DType, actions: Sequence[Any] | None) -
     )
     for n, value in enumerate(values, 3):
         want, have = (dt.from_storage(r[n], value.dtype) for r in (expected, got))
+        if value.op is Op.BITCAST:  # NaN has many bit patterns
+            known = ~np.isnan(dt.from_storage(arrays[0], dtype))
+            want, have = want[known], have[known]
         if value.op in ops.TRANSCENDENTAL:
             np.testing.assert_allclose(
                 have, want, rtol=4 * np.finfo(want.dtype).eps, atol=1e-44, err_msg=repr(value)

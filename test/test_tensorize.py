@@ -82,6 +82,7 @@ LAYOUTS = ("nn", "nt", "tn", "tt")
     [
         *(((33, 65, 70), layout, TINY) for layout in LAYOUTS),
         *(((48, 64, 32), layout, TARGET) for layout in LAYOUTS),
+        *(((47, 63, 60), layout, DOT) for layout in LAYOUTS),
         ((31, 33, 40), "nn", TARGET),
         ((100, 10, 70), "nt", TARGET),
         ((16, 257, 31), "tn", TARGET),

@@ -384,7 +384,8 @@ class Tensorize:
     (parts of output axes) and `depth` (of the sum's) become one statement, the innermost last. The
     operands are packed for it, the one that has the rows inside of loop `left`, the other one
     inside of loop `right`; "" is outside of all loops. The result goes through scratch memory, from
-    which the loops `rows` and `columns` store it.
+    which the loops `rows` and `columns` store it. `pairs` packs the left operand as the right one,
+    in pairs of steps, for units that read it so.
 
     for mo: for no: for mi: for ni: C[m, n] = f(sum over k of A[m, k] * B[k, n])
     ->  Tensorize(("mi",), ("ni",), ("k",), "mo", "")  ->
@@ -396,6 +397,7 @@ class Tensorize:
     depth: tuple[str, ...]
     left: str = ""
     right: str = ""
+    pairs: bool = False
 
     def apply(self, s: Schedule) -> Schedule:
         """The schedule after the action."""

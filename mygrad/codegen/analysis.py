@@ -46,7 +46,7 @@ from mygrad.codegen.actions import (
 from mygrad.codegen.blocking import blocks_of
 from mygrad.codegen.keeping import keeps, repeats
 from mygrad.codegen.prepare import BLOCK
-from mygrad.codegen.staging import copying, scattered, stages_of
+from mygrad.codegen.staging import copying, scattered, squares_of, stages_of
 from mygrad.codegen.tiling import LINE, PANEL, Access, Nest, Tile, across, nests_of, tile_of
 from mygrad.codegen.traffic import cheapest_order
 from mygrad.expr import Expr, free_axes, toposort
@@ -126,6 +126,8 @@ class Plan:
         if heaviest is not None and heaviest is self.nests[0]:
             taken += stages_of(heaviest, self.tile, scheduled, self.target)
             taken += self.deferred(scheduled)
+        elif self.tile.across is not None:
+            taken += squares_of(self.nests[0], self.tile, scheduled, self.target)
         return (*taken, *self.keeps(), *self.streams())
 
     def keeps(self) -> list[Keep]:
@@ -154,11 +156,13 @@ class Plan:
 
     def in_lines(self, store: Access) -> bool:
         """Whether a tile writes whole lines, one after the other: parts of lines, and lines of
-        several rows in turn, do not go past the caches at once."""
+        several rows in turn, do not go past the caches at once. Rows of squares are whole lines."""
         along = [a for a, step in store.strides.items() if step == 1]
         apart = [a for a, step in store.strides.items() if step not in (0, 1)]
         run = prod(self.tile.size(a) for a in along) * store.itemsize
-        return run >= LINE and all(self.tile.size(a) == 1 for a in apart)
+        rows = [a for a in apart if self.tile.size(a) > 1]
+        lanes = max(self.tile.lanes.values(), default=1) * store.itemsize
+        return run >= LINE and (not rows or (rows == [self.tile.across] and lanes >= LINE))
 
     def deferred(self, scheduled: Schedule) -> list[Action]:
         """Stores with long expressions wait until the end of the register tile. A few vectors next
@@ -321,7 +325,7 @@ class Plan:
                 continue
             if any(p.root not in n.axes for n in reductions) or p.root not in self.nests[0].axes:
                 continue
-            share = busy(p.extent, threads)
+            share = busy(p.root.arg[1], threads, p.stride)
             if share > best_share + 0.05:
                 best, best_share = p.name, share
         return best

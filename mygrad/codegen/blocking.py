@@ -54,7 +54,7 @@ def blocks_of(
         # each thread copies its rows, once, and the columns of a block after the other
         found = {again: ceildiv(tiles[again], parts), vector: block}
     else:
-        if busy(ceildiv(tiles[vector], block), threads) >= BUSY:
+        if busy(tiles[vector], threads, block) >= BUSY:
             threads = 1
         if any(across(nest, x, target) for x in rows):
             most = target.l2_bytes // 8 // (_per_point(nest, rows, depth) * tile.size(again))
@@ -92,7 +92,9 @@ def _separate(nest: Nest, target: Target) -> bool:
 
 def _block(tiles: int, most: int, threads: int) -> int:
     """Tiles of a block: of sizes up to `most` for which the blocks are equal, or keep the threads
-    busy as well as any do, the largest."""
+    busy as well as any do, the largest. Where not all fit, no less than half of what does: rows
+    are read again for each block."""
     blocks = range(ceildiv(tiles, max(most, 1)), tiles + 1)
-    sizes = dict.fromkeys(ceildiv(tiles, n) for n in blocks)
-    return max(sizes, key=lambda n: (min(busy(ceildiv(tiles, n), threads), BUSY), n))
+    sizes = list(dict.fromkeys(ceildiv(tiles, n) for n in blocks))
+    large = [n for n in sizes if 2 * n >= sizes[0] or sizes[0] == tiles]
+    return max(large, key=lambda n: (min(busy(tiles, threads, n), BUSY), n))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from mygrad import dtype as dt
 from mygrad.codegen.stmt import Product
 from mygrad.dtype import DType
+from mygrad.errors import InternalError, message
 
 _LEFT, _RIGHT = 4, 6
 _SIZE = 1024  # bytes of a block
@@ -40,6 +41,8 @@ END = "  call void @llvm.x86.tilerelease()\n"
 def product_text(s: Product, kind: DType, pointers: list[str], label: Callable[[str], str]) -> str:
     """The product of packed operands of type `kind`. `pointers` are those of the target, the left
     and the right operand; `label` makes names."""
+    if s.pairs:
+        raise InternalError(message("llvm", "a left operand in pairs", "rows, for AMX"))
     writer = _Writer(s, kind, pointers, label)
     for i in range(0, s.rows // 16, 2):
         for j in range(0, s.columns // 16, 2):

@@ -2,9 +2,10 @@
 
     acc[i][0..15] += left[i][2l] * right[2l][0..15] + left[i][2l + 1] * right[2l + 1][0..15]
 
-The operands are packed as for AMX (`llvm_amx.py`): lines of 64 bytes, 16 rows of the left operand
-side by side in a block, pairs of the depth below each other in the right one. A group of 8 rows and
-32 columns, or of 16 and 16, has its results in 16 registers; a pair of a row goes to all lanes.
+The operands are packed as for AMX (`llvm_amx.py`): in blocks of lines of 64 bytes, 16 rows of the
+left operand, 16 pairs of the depth of the right one. The left one may be in pairs as well. A group
+of 8 rows and 32 columns, or of 16 and 16, has its results in 16 registers; a pair of a row goes to
+all lanes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class _Writer:
         self.s, self.label = s, label
         self.target, self.left, self.right = pointers
         self.strip = s.depth // 32 * _BLOCK  # bytes of blocks one below the other
+        # bytes from a row of the left operand to the next one, and from a pair
+        self.row, self.pair = (4, _LINE) if s.pairs else (_LINE, 4)
         self.lines: list[str] = []
 
     def new(self, text: str) -> str:
@@ -75,7 +78,7 @@ class _Writer:
             left = self.at(self.left, self.new(f"mul i64 {strip}, {self.strip}"))
             target = self.at(self.target, self.new(f"mul i64 {strip}, {16 * row}"))
             with self.loop(16 // height) as part:
-                rows = self.at(left, self.new(f"mul i64 {part}, {height * _LINE}"))
+                rows = self.at(left, self.new(f"mul i64 {part}, {height * self.row}"))
                 cells = self.at(target, self.new(f"mul i64 {part}, {height * row}"))
                 right = [self.at(self.right, c * self.strip) for c in range(first, first + wide)]
                 at = [
@@ -105,7 +108,7 @@ class _Writer:
                 self.new(f"load <32 x bfloat>, ptr {self.at(x, pair * _LINE)}, align 64") for x in b
             ]
             for i in range(len(cells) // len(right)):
-                everywhere = self.everywhere(self.at(a, i * _LINE + pair * 4))
+                everywhere = self.everywhere(self.at(a, i * self.row + pair * self.pair))
                 for j, line in enumerate(lines):
                     n = i * len(right) + j
                     now[n] = self.new(

@@ -62,6 +62,7 @@ class Tensor:
     rows: tuple[LoopAxis, ...]
     columns: tuple[LoopAxis, ...]
     depth: tuple[LoopAxis, ...]
+    pairs: bool
 
     @property
     def waiting(self) -> list[LoopAxis]:
@@ -122,6 +123,7 @@ def tensor_of(s: Schedule) -> Tensor | None:
         tuple(tiles[0]),
         tuple(tiles[1]),
         tuple(s.loop(name) for name in action.depth),
+        action.pairs,
     )
 
 
@@ -198,6 +200,7 @@ def place(placer: Placer, t: Tensor) -> None:
             t.width,
             t.deep,
             fresh,
+            t.pairs,
         )
         for fresh in (True, False)
     ]
@@ -209,6 +212,7 @@ class _Pack:
 
     def __init__(self, placer: Placer, t: Tensor, at: str, is_left: bool) -> None:
         self.placer, self.t, self.at, self.is_left = placer, t, at, is_left
+        self.in_rows = is_left and not t.pairs  # or in pairs of the depth
         self.operand = t.c.left if is_left else t.c.right
         self.name = "left" if is_left else "right"
         self.tile = t.rows if is_left else t.columns
@@ -254,8 +258,8 @@ class _Pack:
         blocks = (t.height if self.is_left else t.width) // BLOCK
         block, step = self.loop(blocks), self.loop(t.deep // t.steps)
         by_depth = self.is_near(t.depth) and self.run(t.depth) >= lanes
-        by_row = self.is_near(self.tile) or not self.is_left
-        if self.is_left and (by_depth or not by_row):
+        by_row = self.is_near(self.tile) or not self.in_rows
+        if self.in_rows and (by_depth or not by_row):
             lanes = min(t.steps, 2 * BLOCK, self.run(t.depth)) if by_depth else lanes
             row, far, near = (
                 self.loop(BLOCK),
@@ -281,16 +285,17 @@ class _Pack:
         return loops, point, depth, start + self.cell(rows, within, loops)
 
     def copies(self) -> list[LoopAxis]:
-        """Points of the depth that go together: neighbours in a row of the left panel; in the right
-        panel those that lie side by side, and as many as lanes where memory has them in rows."""
+        """Points of the depth that go together: neighbours in a row of the left panel; where a
+        panel has pairs, those that lie side by side, and as many as lanes where memory has them in
+        rows."""
         side = 4 // self.operand.dtype.itemsize
-        if self.is_left:
+        if self.in_rows:
             return [self.loop(BLOCK, "unroll")]
         return [self.loop(BLOCK // side, "unroll"), self.loop(side, "unroll")]
 
     def cell(self, row: Expr, within: Expr, loops: list[LoopAxis]) -> Expr:
         """The place of a point in its block."""
-        if self.is_left:
+        if self.in_rows:
             return row * self.t.steps + within
         side = 4 // self.operand.dtype.itemsize
         return (

@@ -14,7 +14,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mygrad.codegen.actions import LoopAxis, Schedule, Stage
-from mygrad.codegen.tiling import LINE, Access, Nest, Tile, across, pages_apart, room_of, slides
+from mygrad.codegen.tiling import (
+    LINE,
+    MAX_SQUARE,
+    Access,
+    Nest,
+    Tile,
+    across,
+    beside,
+    pages_apart,
+    room_of,
+    slides,
+)
 from mygrad.expr import Expr
 from mygrad.helpers import ceildiv, prod
 from mygrad.program import Target
@@ -42,6 +53,21 @@ def stages_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> li
         for access in nest.accesses
         if is_awkward(nest, tile, access, target)
         for stage in _stage(nest, access, loops, target)[1]
+    ]
+
+
+def squares_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> list[Stage]:
+    """The copies, one tile at a time, of what lanes would read apart: so it is turned."""
+    vector = next((a for a in nest.axes if a in tile.lanes), None)
+    outer = [p for p in scheduled.loops if not p.is_tile]
+    inner = {p.root: p.name for p in scheduled.loops if p.is_tile}
+    if vector is None or tile.across not in inner or not outer:
+        return []
+    layout, at = (inner[tile.across], inner[vector]), outer[-1].name
+    return [
+        Stage(x.slot, at, layout, True)
+        for x in nest.accesses
+        if beside(nest, x, vector, tile.lanes[vector], target) is tile.across
     ]
 
 
@@ -151,7 +177,7 @@ def _stage(
         least_uses = often(target)
         if any(p.kind == "parallel" and access.strides.get(p.root, 0) == 0 for p in loops):
             return 0.0, []  # every thread would copy all rows for itself
-    squares = target.language == "llvm" and 4 <= lanes <= 16
+    squares = target.language == "llvm" and 4 <= lanes <= MAX_SQUARE
     found: list[tuple[float, Stage]] = []
     for n, at in enumerate([None, *loops]):
         inner = loops[n:]

@@ -201,7 +201,8 @@ class If:
 
 @dataclass(frozen=True)
 class Product:
-    """target[i, j] += left[i, l] * right[l, j]; arrays are given as (scratch name, first index)."""
+    """target[i, j] += left[i, l] * right[l, j]; arrays are given as (scratch name, first index).
+    The left one is packed in rows, or in `pairs`, as the right one is."""
 
     target: tuple[str, Expr]
     left: tuple[str, Expr]
@@ -210,6 +211,7 @@ class Product:
     columns: int
     depth: int
     fresh: bool
+    pairs: bool = False
 
 
 @dataclass(frozen=True)

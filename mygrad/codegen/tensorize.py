@@ -277,7 +277,8 @@ class _Plan:
         again = bool(around) and not first and not c.batch  # it would be packed for each block
         at = [] if whole and again else [*outer, *inner]
         left, right = (loops[-1] if loops else "" for loops in (at, outer))
-        self.take(Tensorize(tuple(row_loops), tuple(column_loops), tuple(depth), left, right))
+        tile = tuple(row_loops), tuple(column_loops), tuple(depth)
+        self.take(Tensorize(*tile, left, right, self.in_pairs()))
         return tuple(self.taken)
 
     def around(self, axes: tuple[Expr, ...]) -> list[str]:
@@ -297,16 +298,22 @@ class _Plan:
         but more columns fit in the cache, and the rows are packed less often."""
         if blocks == 1:
             return False
-        near = any(
-            stride(e.src[0], a) == 1
-            for e in toposort([self.c.left])
-            for a in (self.c.rows[-1], self.c.depth[-1])
-            if e.op is Op.LOAD
-        )
+        near = self.is_near(self.c.rows[-1]) or self.is_near(self.c.depth[-1])
         copied = rows * blocks * deep * self.itemsize * (1 if near else GATHERED)
         inside = copied * ceildiv(columns, self.block(columns, deep * blocks))
         outside = copied * ceildiv(columns, self.block(columns, deep))
         return outside + 8 * rows * columns * TILE * blocks < inside
+
+    def is_near(self, axis: Expr) -> bool:
+        """Whether the left operand lies side by side along an axis."""
+        loads = (e for e in toposort([self.c.left]) if e.op is Op.LOAD)
+        return any(stride(e.src[0], axis) == 1 for e in loads)
+
+    def in_pairs(self) -> bool:
+        """Whether the left operand is packed in pairs: where rows lie side by side, they need not
+        be turned for that."""
+        dots = unit_of(self.c.left.dtype, self.target.units) == DOT
+        return dots and self.is_near(self.c.rows[-1])
 
     def vectorize(self, columns: list[str]) -> list[str]:
         """The lanes of what is stored."""

@@ -25,6 +25,7 @@ LENIENT = 2  # lines more than have a place, of which most are there all the sam
 FETCHED = 0.25  # what a line costs a tile that comes from the second cache
 MANY = 8  # vectors along an axis, from which on the one with a mask does not count
 TURN = 2.0  # what a turn of the loop around a tile costs
+LATER = 0.99  # a store that is far away waits for nothing: of two such orders, loads go on
 RIVAL = 2.0  # times the cost of the best vector axis, up to which tiles of others are looked at
 STRIDED_STORE = (
     1.2  # parts of lines are written many times, where a gather reads them from the cache
@@ -33,10 +34,10 @@ PAGE = 4096  # bytes; lanes on pages of their own cost an address translation ea
 COPIES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 VECTORS = (1, 2, 3, 4)
 SECOND = (1, 2, 4)
-ROWS = 8  # read at a time where they come from memory
 LOADS = 0.25  # what a load costs beside a multiply-add, of which a cycle does as many
 LOADED = 0.05  # the same in a register tile,
 LOADED_LINE = 0.15  # and where a vector is a whole line of the cache
+SQUARE = 2.0  # what a vector of a square costs that is turned in registers, beside its turns
 FIRST = 3  # axes of which there may be many copies in a tile
 TURNED = 2.0  # times its share that a vector costs which is stored as a part of rows
 COPY = 0.5  # what it costs to load and place an element of a copy, many of which overlap
@@ -44,6 +45,7 @@ SPARE = 2  # registers for a spread scalar and a constant
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
 PLENTY = 12  # and that still do where loads come late
 CROWD = 0.02  # what a copy costs, as a share, where all read rows of their own
+MAX_SQUARE = 16  # lanes of a square that is turned
 MAX_LANES = {"opencl": 16}
 SCRATCH = -1  # the slot of accesses to scratch memory
 
@@ -80,6 +82,8 @@ class Access:
         """Of one of `vectors` along `axis`, if the operand may be staged; and for each operation
         the share of the copy, which all that read it have in common."""
         cost = self.cost(axis, lanes)
+        if beside(nest, self, axis, lanes, target) is not None:
+            return min(cost, SQUARE + lanes.bit_length()), 0.0
         if self.strides.get(axis, 0) == 1 and any(slides(self, axis, r) for r in nest.reduced):
             # it begins anywhere: as a part of two lines, the more often the longer it is
             crossing = (lanes - 1) * self.itemsize / LINE
@@ -145,7 +149,8 @@ class Nest:
         step, where they do not stay in the first cache. For a nest without a reduction, how many
         bytes away, on pages that are far in any case, so that contiguous axes are innermost."""
         if not self.reduced:
-            return sum(min(_step(a, axis) * tile.size(axis), PAGE) for a in self.accesses)
+            far = [(min(_step(a, axis) * tile.size(axis), PAGE), a.stores) for a in self.accesses]
+            return sum(n * (LATER if stores else 1.0) for n, stores in far)
         if axis in self.reduced:
             steps = [_step(a, axis) * tile.size(axis) for a in self.accesses if not a.stores]
             return float(sum(min(s, PAGE) for s in steps))
@@ -175,11 +180,13 @@ def _step(access: Access, axis: Expr) -> int:
 
 @dataclass
 class Tile:
-    """Lanes and copies of each axis that has some; `runs` of a reduction that are written out."""
+    """Lanes and copies of each axis that has some; `runs` of a reduction that are written out. With
+    lanes of another axis, those `across` make squares of operands that are turned in registers."""
 
     lanes: dict[Expr, int] = field(default_factory=dict)
     copies: dict[Expr, int] = field(default_factory=dict)
     runs: dict[Expr, int] = field(default_factory=dict)
+    across: Expr | None = None
 
     def size(self, axis: Expr) -> int:
         """Points of the axis that one tile covers."""
@@ -318,8 +325,13 @@ def tile_of(
         costs = [_register_tile(nest, t, a, fixed, target) for a, t in pairs]
         best = pairs[costs.index(min(costs))][1]
     elif free and first is not None:
-        best.copies[first] = _copies(nest, first, best.lanes[first], 4)
+        lanes = best.lanes[first]
+        squares = [beside(nest, x, first, lanes, target) for x in nest.accesses]
+        best.across = next((a for a in squares if a is not None and a not in fixed | scalar), None)
+        turned = best.across
+        best.copies[turned or first] = lanes if turned else _copies(nest, first, lanes, 4)
     tile.lanes, tile.copies, tile.runs = best.lanes, best.copies, best.runs
+    tile.across = tile.across or best.across
 
 
 def _with_lanes(nest: Nest, tile: Tile, axis: Expr | None, target: Target) -> Tile:
@@ -349,6 +361,18 @@ def ways(target: Target) -> int:
     """How many lines the first cache holds of those that are a multiple of a page apart: a way of
     it is as large as a page, so that it can be asked while addresses are translated."""
     return max(target.l1_bytes // PAGE, 1)
+
+
+def beside(nest: Nest, access: Access, vector: Expr, lanes: int, target: Target) -> Expr | None:
+    """The axis along which lies side by side what lanes read apart, if a square of both can be
+    turned in registers."""
+    apart = not access.stores and access.strides.get(vector, 0) not in (0, 1)
+    if nest.reduced or nest.scanned or not apart or not access.can_stage:
+        return None
+    if target.language != "llvm" or not 4 <= lanes <= MAX_SQUARE:
+        return None
+    found = (a for a in nest.axes if a is not vector and access.strides.get(a, 0) == 1)
+    return next((a for a in found if a.arg[1] >= lanes), None)
 
 
 def _vector_axes(nest: Nest, scalar: frozenset[Expr], target: Target) -> list[Expr | None]:
@@ -435,7 +459,7 @@ def _register_tile(
     if vector is not None and not outer and prod(c for _, c in best) < 4:
         row = next((a for a in spatial if _from_memory(nest, a, target)), None)
         if row is not None and not best:
-            tile.copies[row] = ROWS
+            tile.copies[row] = target.streams
         else:
             tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
     return costs[best] / (tile.lanes[vector] if vector is not None else 1)
@@ -487,12 +511,21 @@ def _stored(store: Access, vector: Expr, width: int, chosen: tuple[tuple[Expr, i
 
 
 def _from_memory(nest: Nest, axis: Expr, target: Target) -> bool:
-    """Whether all is read once, from memory, and `axis` numbers rows that are whole pages. A
-    processor fetches ahead within a page: several rows at a time keep more lines on the way."""
+    """Whether all is read once, from memory, and `axis` numbers rows that are whole pages. Where a
+    processor fetches ahead within a page, several rows at a time keep more lines on the way."""
     rows = [x for x in nest.accesses if not x.stores]
     others = [x.strides[a] for x in nest.results for a in x.strides if a not in nest.axes]
     far = all(x.nbytes > target.l2_bytes and _step(x, axis) >= PAGE for x in rows)
-    return axis.arg[1] % ROWS == 0 and far and not any(others)
+    several = target.streams > 1 and axis.arg[1] % target.streams == 0
+    return several and far and not any(others)
+
+
+def _out_of_turn(nest: Nest, chosen: tuple[tuple[Expr, int], ...], target: Target) -> float:
+    """What it costs that rows of a tile come from memory in turn, where a processor fetches ahead
+    in one row only."""
+    far = [x for x in nest.accesses if not x.stores and x.nbytes > target.l2_bytes]
+    rows = max((prod(c for a, c in chosen if x.strides.get(a, 0) != 0) for x in far), default=1)
+    return 1e9 if rows > target.streams == 1 else 0.0
 
 
 def _tile_cost(
@@ -536,7 +569,8 @@ def _tile_cost(
         return 1e9 + cells
     waste = _waste(tile, vector, chosen)
     if vector in nest.reduced:  # several vectors are in flight anyway; copies must spare loads
-        return (0.5 + loads / cells) * waste * (1.0 + CROWD * cells)
+        cost = (0.5 + loads / cells) * waste * (1.0 + CROWD * cells)
+        return cost + _out_of_turn(nest, chosen, target)
     reads = [x for x in nest.accesses if not x.stores]
     lines = sum(_lines(nest, tile, x, vector, chosen, target) for x in reads)
     latency = 0.02 * max(0, ENOUGH - cells) + 0.005 * max(0, PLENTY - cells)

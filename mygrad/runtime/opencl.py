@@ -67,6 +67,11 @@ def _check_linker(device: Any) -> None:
         )
 
 
+# PoCL 3 takes Zen 4 for Zen 3, but links a library for AVX-512: what uses its functions of vectors
+# fails to compile, or crashes, those of single numbers do not
+_SCALAR = ("znver1", "znver2", "znver3")
+
+
 @dataclass(frozen=True)
 class Executable:
     """A built program and what its launch needs."""
@@ -181,6 +186,8 @@ class OpenCL(Runtime):
 
 def _target(device: Any) -> Target:
     width = 4 * max(1, device.native_vector_width_float)
+    if width >= 64 and any(zen in device.version for zen in _SCALAR):
+        width = 4
     return Target(
         "opencl",
         f"{device.platform.version} {device.name}",

@@ -69,6 +69,7 @@ from mygrad.schedule.cuts import (
 )
 from mygrad.schedule.steps import Band, Memory, Part, Step, is_host_step
 
+LINE = 64  # bytes of a line of a cache
 BY_UNITS = frozenset({"cpu"})  # devices whose runtime runs bands
 
 
@@ -93,6 +94,7 @@ class _Former:
         self.users: dict[int, list[int]] = {}
         self.again: dict[int, int] = {}  # arrays that are made again, and what they are instead of
         self.drafts: dict[tuple[int, ...], tuple[Draft, int]] = {}  # of bands, by their arguments
+        self.sources: dict[int, set[int]] = {}  # large arrays that only the makers of these read
 
     def form(self, kept: Set[int]) -> set[int]:
         """Form the bands around large arrays, of which those that are `kept` are not made again, if
@@ -103,8 +105,10 @@ class _Former:
             self.make_again(i, kept)
         for i in self.large():
             self.look_at(i)
-        waiting = {self.again[i] for s in self.steps for i in s.arguments if i in self.again}
-        waiting -= set(before[2].values())
+        touched = {i for s in self.steps for i in s.arguments}
+        waiting = {
+            j for i, j in self.again.items() if touched & {i, j, *self.sources[i]}
+        } - set(before[2].values())
         if not waiting:
             return set()
         self.steps, self.arrays, self.again = before
@@ -113,11 +117,11 @@ class _Former:
     def large(self) -> list[int]:
         """Temporary arrays of the least size and more, in order of their making."""
         used = dict.fromkeys(i for s in self.steps for i in s.arguments)
-        return [i for i in used if self.is_large(i)]
+        return [i for i in used if self.is_large(i, self.least)]
 
-    def is_large(self, i: int) -> bool:
+    def is_large(self, i: int, least: int) -> bool:
         """Whether an array is one of them."""
-        return self.arrays[i].kind == "temporary" and self.arrays[i].nbytes >= self.least
+        return self.arrays[i].kind == "temporary" and self.arrays[i].nbytes >= least
 
     def make_again(self, i: int, kept: Set[int]) -> None:
         """Where not all readers of an array can be in one band with its maker, let those that
@@ -150,7 +154,8 @@ class _Former:
         for rows, width in self.places_to_cut(i):
             draft = self.attempt(self.users[i], rows, {i: width})
             if draft is not None and i in draft.local:
-                drafts.append(self.grown(draft))
+                drafts.append(self.grown(draft, self.least))
+                drafts.append(self.grown(drafts[-1], cost.BAND_BYTES // cost.BAND_NEAR))
 
         def rank(d: Draft) -> tuple[bool, bool, int, int]:
             return self.by_units(d), self.is_small(d), self.saved(d), d.parted
@@ -178,7 +183,7 @@ class _Former:
 
     def read_again(self, draft: Draft, rows: int) -> int:
         """Bytes that a band by units reads more often than its kernels would one after the other:
-        what a block, or a unit, does not have for itself."""
+        what a block, or a unit, does not have for itself, and lines of which it has a part."""
         blocks, total = ceildiv(draft.rows, rows), 0
         for c in draft.cuts.values():
             for slot, indices in accesses_of(c.stores).items():
@@ -186,12 +191,15 @@ class _Former:
                 times = 1 if axes & set(c.units or ()) else draft.parted
                 times *= 1 if c.row in axes else blocks
                 i = c.step.arguments[slot]
+                steps = [expr.stride(index, c.row) or 0 for index in indices]
+                run = max(map(abs, steps)) * rows * self.arrays[i].dtype.itemsize
+                times *= max(LINE // run, 1) if run else 1
                 total += (times - 1) * self.arrays[i].nbytes if i not in draft.local else 0
         return total
 
     def is_small(self, draft: Draft) -> bool:
         """Whether blocks take up no more than a cache holds."""
-        block = self.saved(draft) * self.block_rows(draft) // draft.rows
+        block = self.held(draft) * self.block_rows(draft) // draft.rows
         if self.by_units(draft):
             return block // draft.parted <= cost.BAND_LOCAL
         return block <= cost.BAND_BLOCK
@@ -208,7 +216,7 @@ class _Former:
         blocks read little again."""
         if draft.parted > 1 or draft.accumulates or not draft.local or not self.has_threads(draft):
             return False
-        row = ceildiv(self.saved(draft), draft.rows)
+        row = ceildiv(self.held(draft), draft.rows)
         rows = min(cost.BAND_LOCAL // row, draft.rows)
         return rows > 0 and self.is_near(draft, rows, cost.BAND_WHOLE)
 
@@ -220,28 +228,45 @@ class _Former:
         """Bytes of the arrays that become local."""
         return self.bytes_of(draft.local)
 
+    def held(self, draft: Draft) -> int:
+        """Bytes of these arrays that are needed at the same time, at most."""
+        steps = [c.step for _, c in sorted(draft.cuts.items())]
+        life = memory.lifetimes(steps, self.arrays, {})
+        local = [life[i] for i in draft.local]
+        return max(
+            (sum(n.nbytes for n in local if n.first <= p <= n.last) for p in range(len(steps))),
+            default=0,
+        )
+
     def size(self, i: int) -> int:
         """Elements of an array."""
         return prod(self.arrays[i].shape)
 
     def places_to_cut(self, i: int) -> Iterator[tuple[int, int]]:
         """(rows, width): the places between the strides at which kernels go through an array."""
+        for high, low in pairwise(self.strides(i)):
+            if high % low == 0 and high // low >= 2 * cost.BAND_ROWS:
+                yield high // low, low
+
+    def strides(self, i: int) -> list[int]:
+        """How far kernels go in an array, at a step and along an axis, the farthest first; none if
+        one does not go through it along axes."""
         points = {1, self.size(i)}
         for index in self.indices(i):
             for axis, stride in expr.linear(index)[0].items():
                 if axis.op is not Op.AXIS or stride <= 0:
-                    return
+                    return []
                 points |= {stride, stride * axis.arg[1]}
-        for high, low in pairwise(sorted(points, reverse=True)):
-            if high % low == 0 and high // low >= 2 * cost.BAND_ROWS:
-                yield high // low, low
+        return sorted(points, reverse=True)
 
-    def grown(self, draft: Draft) -> Draft:
-        """With every further large array that its kernels touch, if that can become local too."""
+    def grown(self, draft: Draft, least: int) -> Draft:
+        """With every further array of so many bytes that its kernels touch, if that can become
+        local too."""
         refused: set[int] = set()
         while True:
             touched = dict.fromkeys(i for p in draft.cuts for i in self.steps[p].arguments)
-            more = [i for i in touched if self.is_large(i) and i not in refused | set(draft.local)]
+            new = [i for i in touched if i not in refused | set(draft.local)]
+            more = [i for i in new if self.is_large(i, least)]
             if not more:
                 return draft
             refused.add(more[0])
@@ -302,7 +327,7 @@ class _Former:
             return None
         for i in written:
             if i not in found and touched.count(i) > 1:
-                others = (w for r, w in self.places_to_cut(i) if r == rows)
+                others = (far // rows for far in self.strides(i) if far % rows == 0)
                 alike, rest = divmod(self.size(i), units * rows)
                 may = [w for w in (*(alike,) * (not rest), *others) if self.is_cut(i, w, rows)]
                 if not may:
@@ -335,7 +360,7 @@ class _Former:
 
     def block_rows(self, draft: Draft) -> int:
         """Rows of a block: as many as its local arrays may take up, an even share if possible."""
-        row = max(self.saved(draft) // draft.rows, 1)
+        row = max(self.held(draft) // draft.rows, 1)
         most = max(cost.BAND_BLOCK // row, 1)
         if self.by_units(draft):
             row = max(row // draft.parted, 1)
@@ -601,6 +626,9 @@ class _Former:
         new = {j: len(self.arrays) + n for n, j in enumerate(written_by(step))}
         self.arrays += [self.arrays[j] for j in new]
         self.again |= {made: j for j, made in new.items()}
+        read = set(step.arguments) - set(new)
+        alone = {j for j in read if self.users[j][1:] == [maker] and self.is_large(j, self.least)}
+        self.sources |= dict.fromkeys(new.values(), alone)
         again, *later = (
             replace(s, arguments=tuple(new.get(j, j) for j in s.arguments))
             for s in (step, *self.steps[at:])

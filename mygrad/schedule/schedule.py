@@ -33,6 +33,7 @@ from mygrad.schedule.steps import (
     Schedule,
     Step,
     Threads,
+    Units,
     inputs,
     is_host_step,
     local_bytes_of,
@@ -62,17 +63,19 @@ def schedule(
     memory_budget: int | None = None,
     in_place: Sequence[tuple[int, int]] = (),
     threads: Threads = lambda device: 1,
+    units: Units = lambda device: (),
 ) -> Schedule:
     """Choose homes, build kernels, order them and plan their memory. Nodes that no buffer ties to a
     device are computed on `device`. With `memory_budget`, `peak_bytes` is at most that. `in_place`
     are pairs of a root and an input, by their numbers: the root may take the place of the input.
     `threads` of devices have a say in `peak_bytes`, and in nothing else if there is no budget.
+    `units` are their matrix units, which products of narrow numbers are left to.
 
     Raises:
         DeviceError: the budget cannot be met.
     """
     slots = {node: i for i, node in enumerate(inputs(roots))}
-    simple = [_unshaped(r) for r in split_sums(join_parts(simplify(roots)), device)]
+    simple = [_unshaped(r) for r in split_sums(join_parts(simplify(roots)), device, units)]
     homes = choose_homes([r for r in simple if r.op is not Op.BUFFER])
     built: dict[Group, Built | None] = {}
     while len(built) < len(homes.groups):  # building may add groups: padded copies
@@ -88,14 +91,14 @@ def schedule(
     _link(homes, built)
     at = {slot: node for node, slot in slots.items()}
     _read_first(homes, built, [(simple[r], at[slot]) for r, slot in in_place])
-    planner = _Planner(_ordered(homes, built), slots, device, threads)
+    planner = _Planner(_ordered(homes, built), slots, device, threads, units)
     try:
         return planner.plan(simple, memory_budget, in_place)
     except DeviceError:  # the budget is too small: tiles take more memory than sums
         if not config.MYGRAD_WINOGRAD:
             raise
         with context(MYGRAD_WINOGRAD=0):
-            return schedule(roots, device, memory_budget, in_place, threads)
+            return schedule(roots, device, memory_budget, in_place, threads, units)
 
 
 def _unshaped(root: Node) -> Node:
@@ -179,11 +182,13 @@ class _Planner:
         slots: dict[Node, int],
         device: str,
         threads: Threads,
+        units: Units,
     ) -> None:
         self.groups = groups
         self.slots = slots
         self.device = device
         self.threads = threads
+        self.units = units
         self.number: dict[Node, int] = {}
         self.nodes: list[Node] = []
 
@@ -198,7 +203,7 @@ class _Planner:
         for i in separate:
             if arrays[i].kind == "temporary":
                 arrays[i] = replace(arrays[i], kind="separate")
-        steps, arrays = winograd.apply(masks.apply(planned, arrays), arrays)
+        steps, arrays = winograd.apply(masks.apply(planned, arrays), arrays, self.units)
         steps, arrays = bands.form(steps, arrays)
         steps, arrays = panels.lay_out(steps, arrays)
         inputs_at = {m.number: i for i, m in enumerate(arrays) if m.kind == "input"}

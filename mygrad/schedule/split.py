@@ -29,6 +29,7 @@ from mygrad.helpers import Shape, ceildiv, prod
 from mygrad.ops import ALU, MOVEMENT, SOURCE, Op
 from mygrad.schedule import winograd
 from mygrad.schedule.homes import flat
+from mygrad.schedule.steps import Units
 
 FEW_RESULTS = 16  # results that cannot keep all threads busy
 LANES = 16  # results side by side that one thread computes together: a line of memory
@@ -43,17 +44,17 @@ NAMES = {Op.ADD: "sums: one sum", Op.MUL: "products: one product", Op.MAX: "maxi
 REUSE = 8  # reads of an operand from which keeping it in cache pays
 
 
-def split_sums(roots: Sequence[Node], device: str) -> list[Node]:
+def split_sums(roots: Sequence[Node], device: str, units: Units) -> list[Node]:
     """The roots, computed on `device` if no buffer says otherwise, with every such sum split; new
-    nodes keep the user's line."""
-    return graph.rewrite(roots, lambda node, done: _parted(node, done, device))
+    nodes keep the user's line. `units` are the matrix units of devices."""
+    return graph.rewrite(roots, lambda node, done: _parted(node, done, device, units))
 
 
-def _parted(node: Node, done: dict[Node, Node], device: str) -> Node:
+def _parted(node: Node, done: dict[Node, Node], device: str, units: Units) -> Node:
     result = graph.on_operands(node, done)
     axis, parts = _parts(result) if _is_long(result) else (0, 1)
-    if parts > 1 and _is_whole(result, device, parts):
-        return result
+    if parts > 1 and (tiled := _tiled(result, device, units, axis, parts)):
+        parts = tiled
     if parts > 1 and not _is_narrow(result) and _is_one(result.src[0], result.arg[1]):
         return graph.contiguous(result, WHOLE)
     if parts > 1:
@@ -89,11 +90,12 @@ def _is_side_by_side(node: Node) -> bool:
     return bool(large) and all(any(abs(s or 0) == 1 for s in steps) for steps in large)
 
 
-def _is_whole(node: Node, device: str, parts: int) -> bool:
-    """Whether winograd.py will compute a sum, better as a whole than in so many parts."""
-    x, (op, axes) = node.src[0], node.arg
-    if op is not Op.ADD or x.op is not Op.MUL or not winograd.is_on(node.device or device):
-        return False
+def _tiled(node: Node, device: str, units: Units, axis: int, parts: int) -> int:
+    """Into how many parts, or more, a sum is divided along an axis if winograd.py will compute it;
+    0 if not."""
+    x, (op, axes), device = node.src[0], node.arg, node.device or device
+    if op is not Op.ADD or x.op is not Op.MUL or not winograd.is_on(device):
+        return 0
     index = _index(x.shape)
     factors = []
     for slot, factor in enumerate(x.src):
@@ -101,14 +103,18 @@ def _is_whole(node: Node, device: str, parts: int) -> bool:
         while factor.op in MOVEMENT:
             at, _ = movement.index(factor.op, factor.src[0].shape, factor.arg, at)
             factor = factor.src[0]
-        if factor.dtype is not dt.float32 or factor.op is Op.CAST:
-            return False
-        factors.append(expr.load(slot, factor.dtype, flat(at, factor.shape)))
+        if factor.dtype is not dt.float32:
+            return 0
+        kind = factor.src[0].dtype if factor.op is Op.CAST else factor.dtype
+        loaded = expr.load(slot, kind, flat(at, factor.shape))
+        factors.append(
+            loaded if kind is dt.float32 else expr.alu(Op.CAST, loaded, dtype=dt.float32)
+        )
     summed = [index[a] for a in axes if index[a].op is Op.AXIS]
     total = expr.reduce(op, expr.alu(Op.MUL, *factors), summed)
     outer = [a for a in index if a.op is Op.AXIS and a not in summed]
-    found = winograd.sliding(total, outer, len(index))
-    return found is not None and not winograd.stays_near(found, parts)
+    extent = x.shape[axis]
+    return winograd.parts_of(total, outer, len(index), extent, parts, units(device))
 
 
 def _parts(node: Node) -> tuple[int, int]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 JOIN = "join"  # a step that is no work: its operands lie in its result
 Threads = Callable[[str], int]  # how many share the work of a device
+Units = Callable[[str], tuple[str, ...]]  # the matrix units of a device (`program.Target.units`)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, reduce
 from itertools import product
@@ -42,7 +42,7 @@ from mygrad.ops import Op
 from mygrad.schedule import cost, reshape_axes
 from mygrad.schedule.build import work
 from mygrad.schedule.interpolation import DATA, POINTS, Matrix, both, evaluation, reading
-from mygrad.schedule.steps import Memory, Step
+from mygrad.schedule.steps import Memory, Step, Units
 
 ON = frozenset({"cpu"})  # devices for which it pays
 NARROWEST = 3  # window: with 2 the tiles take more than they spare
@@ -107,6 +107,20 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Spots:
+    """The points of an axis that a tile has `at` a time: of a long one, or all of a window. With
+    all tiles they take up `extent` points, if the last one reaches out."""
+
+    axis: Expr
+    extent: int
+    at: tuple[Expr, ...]
+
+    def roomy(self) -> Spots:
+        """The same for an axis that has all these points."""
+        return replace(self, axis=expr.axis(self.axis.arg[0], self.extent))
+
+
+@dataclass(frozen=True)
 class Plan:
     """What takes the place of a kernel: for each new kernel what it computes, and its arguments.
     Those are arguments of the old one, and behind these new arrays, of so many elements."""
@@ -120,13 +134,18 @@ def is_on(device: str) -> bool:
     return device in ON and config.MYGRAD_WINOGRAD
 
 
-def apply(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], list[Memory]]:
-    """The steps with such sums computed so where it pays; new arrays are appended to `arrays`."""
+def apply(
+    steps: Sequence[Step], arrays: Sequence[Memory], units: Units
+) -> tuple[list[Step], list[Memory]]:
+    """The steps with such sums computed so where it pays, beside the matrix units of devices; new
+    arrays are appended to `arrays`."""
     done: list[Step] = []
     made = list(arrays)
     look = cache(plan)  # layers are often equal
     for step in steps:
-        found = look(step.what) if is_on(step.device) and isinstance(step.what, Kernel) else None
+        found = None
+        if is_on(step.device) and isinstance(step.what, Kernel):
+            found = look(step.what, units(step.device))
         if found is None:
             done.append(step)
             continue
@@ -143,35 +162,58 @@ def apply(steps: Sequence[Step], arrays: Sequence[Memory]) -> tuple[list[Step], 
 # --- finding sums ---------------------------------------------------------------------------------
 
 
-def plan(kernel: Kernel) -> Plan | None:
-    """The kernels in the place of one; None where there is no such sum, or it does not pay."""
+def plan(kernel: Kernel, units: tuple[str, ...]) -> Plan | None:
+    """The kernels in the place of one; None where there is no such sum, or it does not pay on a
+    device with these matrix units."""
     if kernel.params or any(s.mode != "set" or s.ordered_axes for s in kernel.stores):
         return None
     first = reshape_axes.new_ids(kernel.axes, kernel.stores)
     for e in kernel.nodes:
         if e.op is Op.REDUCE and expr.free_axes(e).issubset(kernel.axes):
-            found = sliding(e, kernel.axes, first)
-            if found is not None and all(e in expr.toposort([s.value]) for s in kernel.stores):
+            found = _found(e, kernel.axes, first)
+            whole = all(e in expr.toposort([s.value]) for s in kernel.stores)
+            if found is not None and whole and _pays(found, _speed(e, units)):
                 return _Planner(kernel, found, first + len(found.places)).plan()
     return None
 
 
-def sliding(total: Expr, axes: Sequence[Expr], first: int) -> Found | None:
-    """How a sum for each point of `axes` can be computed, if it can be, and if that pays; `first`
-    is the id of a new axis."""
+def parts_of(
+    total: Expr,
+    axes: Sequence[Expr],
+    first: int,
+    extent: int,
+    least: int,
+    units: tuple[str, ...],
+) -> int:
+    """Into how many equal parts, `least` or more, a sum should be divided along an axis of that
+    extent that it adds up, so that a cache holds the tiles of a part; 1 if it should stay whole,
+    and 0 if tiles do not pay. `first` is the id of a new axis."""
+    found, speed = _found(total, axes, first), _speed(total, units)
+    if found is None:
+        return 0
+    if found.sums_long:
+        for parts in range(least, extent + 1):
+            if extent % parts == 0 and _stays_near(found, parts) and _pays(found, speed, parts):
+                return parts
+    return int(_pays(found, speed))
+
+
+def _speed(total: Expr, units: tuple[str, ...]) -> float:
+    """How many times as fast as products of float32 those of a sum are."""
+    loads = (e for e in expr.toposort([total]) if e.op is Op.LOAD)
+    narrow = any(e.dtype is dt.bfloat16 for e in loads)
+    return max((cost.NARROW.get(u, 1.0) for u in units), default=1.0) if narrow else 1.0
+
+
+def _found(total: Expr, axes: Sequence[Expr], first: int) -> Found | None:
     body = total.src[0]
     if total.arg[0] is not Op.ADD or body.op is not Op.MUL or body.dtype is not dt.float32:
         return None
     inside = expr.toposort([body])
     if any(e.op in (Op.REDUCE, Op.SCAN) for e in inside):
         return None
-    if any(e.op is Op.LOAD and e.dtype is not dt.float32 for e in inside):
-        return None  # narrow numbers are for matrix units
-    for data, taps in (body.src, body.src[::-1]):
-        found = _of_factors(total, axes, first, data, taps)
-        if found is not None:
-            return found if _pays(found) else None
-    return None
+    ways = (_of_factors(total, axes, first, *pair) for pair in (body.src, body.src[::-1]))
+    return next((found for found in ways if found is not None), None)
 
 
 def _of_factors(
@@ -229,14 +271,19 @@ def _size(axes: Iterable[Expr]) -> int:
     return prod(a.arg[1] for a in axes)
 
 
-def _pays(f: Found) -> bool:
-    """Whether the multiplications that are spared are worth more than moving tiles."""
+def _pays(f: Found, speed: float, parts: int = 1) -> bool:
+    """Whether the multiplications that are spared, which would be done at that speed, are worth
+    more than moving tiles, and the results of so many parts."""
     each = 2 * _size((*f.batch, *f.rows, *f.columns, *f.summed))
     direct = each * prod(s.long.arg[1] * s.width for s in f.slides)
     fast = each * prod(s.tiles * POINTS for s in f.slides)
-    moved = 2 * dt.float32.itemsize * sum(_sizes(f))
-    byte = cost.TILED_NEAR if _goes_by_rows(f) else cost.TILED
-    return fast * cost.FLOP + moved * byte < direct * cost.FLOP * cost.WORTH
+    near = _goes_by_rows(f) or _stays_near(f, parts)
+    byte = cost.TILED_NEAR if near else cost.TILED
+    moved = 2 * dt.float32.itemsize * sum(_sizes(f)) * byte
+    if parts > 1:
+        results = _size((*f.batch, *f.rows, *f.columns)) * prod(s.width for s in f.slides)
+        moved += 2 * dt.float32.itemsize * results * parts * cost.TILED
+    return fast * cost.FLOP + moved < direct * cost.FLOP / speed * cost.WORTH
 
 
 def _goes_by_rows(f: Found) -> bool:
@@ -247,14 +294,19 @@ def _goes_by_rows(f: Found) -> bool:
     rows = f.rows[0].arg[1]
     blocks = ceildiv(rows, max(cost.BAND_LOCAL * rows // (data + results), 1))
     near = data + results <= cost.BAND_LOCAL * blocks
-    return near and blocks * taps <= cost.BAND_WHOLE * (data + results)
+    channels = _size(f.summed) + _size(f.columns)
+    lined = _size(f.batch) * _size(f.rows) * prod(s.long.arg[1] for s in f.slides) * channels
+    saved = data + results + lined * dt.float32.itemsize
+    return near and blocks * taps <= cost.BAND_WHOLE * saved
 
 
-def stays_near(found: Found, parts: int) -> bool:
-    """Whether a cache holds what one of so many parts of a sum needs: then a band takes all parts
-    from data to results."""
-    data, taps, results = _sizes(found)
-    elements = (data + taps) // parts + results
+def _stays_near(f: Found, parts: int) -> bool:
+    """Whether a cache holds what one of so many parts of a sum needs, or one of those that are
+    everywhere already: then a band takes all of it from data to results."""
+    if not f.sums_long:
+        return False
+    data, taps, results = _sizes(f)
+    elements = ((data + taps) // parts + results) // _size(f.batch)
     return elements * dt.float32.itemsize <= cost.BAND_LOCAL
 
 
@@ -286,101 +338,109 @@ class _Planner:
         self.of_data = (*f.batch, *over, *self.tile, *taken)
         self.of_taps = (*f.batch, *self.summed, *f.columns)
         self.of_results = (*f.batch, *f.rows, *of_results, *f.columns)
-        self.sizes = tuple(
-            POINTS**2 * _size(axes) for axes in (self.of_taps, self.of_data, self.of_results)
-        )
+        self.infos = list(kernel.buffers)  # of the arrays that there are, and of new ones
         self.kernels: list[tuple[str, Kernel, tuple[int, ...]]] = []
 
     def plan(self) -> Plan:
         """See `plan`."""
-        first = len(self.kernel.buffers)
-        taps, data, results = first, first + 1, first + 2
-        counts = self.counts(self.found.sums_long)
-        self.transform("taps", taps, self.of_taps, [evaluation(n) for n in counts], self.tap)
-        self.transform("data", data, self.of_data, [DATA, DATA], self.datum)
-        self.multiply(taps, data, results)
-        self.read_off(results)
-        return Plan(self.sizes, tuple(self.kernels))
+        f = self.found
+        spots = self.spots(f.sums_long)
+        matrices = [evaluation(len(s.at)) for s in spots]
+        taps = self.transform("taps", f.taps, self.of_taps, spots, matrices)
+        spots = [_tiled(*each, POINTS) for each in zip(f.places, self.tile, f.slides, strict=True)]
+        data = self.transform("data", f.data, self.of_data, spots, [DATA, DATA])
+        self.read_off(self.multiply(taps, data))
+        sizes = (info.size for info in self.infos[len(self.kernel.buffers) :])
+        return Plan(tuple(sizes), tuple(self.kernels))
+
+    def new(self, size: int) -> int:
+        """The slot of a new array."""
+        self.infos.append(BufferInfo(dt.float32, size))
+        return len(self.infos) - 1
+
+    def spots(self, long: bool) -> list[Spots]:
+        """The long axes in tiles, or the windows."""
+        pairs = zip(self.found.slides, self.tile, strict=True)
+        if long:
+            return [_tiled(s.long, tile, s, s.step) for s, tile in pairs]
+        return [Spots(s.window, s.width, tuple(map(s.at, range(s.width)))) for s, _ in pairs]
 
     def place(self, point: Sequence[Expr | int], axes: Sequence[Expr]) -> Expr:
         """The index of an element of data, taps or products."""
         index = expr.const(0)
         for at in point:
             index = index * POINTS + at
-        for a in axes:
-            index = index * a.arg[1] + a
-        return index
+        return _row_major(axes, index)
 
     def transform(
         self,
         what: str,
-        slot: int,
+        value: Expr,
         axes: tuple[Expr, ...],
+        spots: Sequence[Spots],
         matrices: Sequence[Matrix],
-        value: Callable[[Sequence[int]], Expr],
-    ) -> None:
-        """The kernel that evaluates data or taps."""
-        rows, columns = (range(len(m[0])) for m in matrices)
-        done = both(matrices, [[value((i, j)) for j in columns] for i in rows])
+    ) -> int:
+        """The array of data or taps, evaluated at the points of each tile."""
+        value, spots = self.lined(what, value, axes, spots)
+        done = both(matrices, _grid(spots, value))
+        slot = self.new(POINTS**2 * _size(axes))
         points = product(range(POINTS), repeat=2)
         self.add(what, axes, [Store(slot, self.place(p, axes), done[p[0]][p[1]]) for p in points])
+        return slot
 
-    def datum(self, offsets: Sequence[int]) -> Expr:
-        """Data of a tile."""
-        where, inside = {}, TRUE
-        for slide, place, tile, n in zip(
-            self.found.slides, self.found.places, self.tile, offsets, strict=True
-        ):
-            where[place] = tile * slide.step + n
-            inside = expr.both(inside, expr.less(where[place], expr.const(place.arg[1])))
-        return _under(inside, expr.substitute(self.found.data, where))
+    def lined(
+        self, what: str, value: Expr, axes: tuple[Expr, ...], spots: Sequence[Spots]
+    ) -> tuple[Expr, Sequence[Spots]]:
+        """A value as it lies in memory of its own, with room for tiles that reach out, and what
+        lanes run along side by side. As it is, if its own lanes are not apart."""
+        loads = [e for e in expr.toposort([value]) if e.op is Op.LOAD]
+        if not axes or all(expr.stride(e.src[0], axes[-1]) in (0, 1) for e in loads):
+            return value, spots
+        roomy = [s.roomy() for s in spots]
+        own = expr.free_axes(value)
+        over = [a for a in axes[:-1] if a in own]
+        layout = (*over, *(s.axis for s in roomy), axes[-1])
+        moved = {s.axis: r.axis for s, r in zip(spots, roomy, strict=True)}
+        ends = (expr.less(r, expr.const(a.arg[1])) for a, r in moved.items())
+        slot, index = self.new(_size(layout)), _row_major(layout)
+        value = _under(reduce(expr.both, ends), expr.substitute(value, moved))
+        self.add(f"lined_{what}", layout, [Store(slot, index, value)])
+        return expr.load(slot, dt.float32, index), roomy
 
-    def tap(self, offsets: Sequence[int]) -> Expr:
-        """Taps, of a tile if there are some for each."""
-        where, inside = self.at(self.found.sums_long, offsets)
-        return _under(inside, expr.substitute(self.found.taps, where))
-
-    def counts(self, long: bool) -> list[int]:
-        """Points of the long axes in a tile, or of the windows."""
-        return [s.step if long else s.width for s in self.found.slides]
-
-    def at(self, long: bool, offsets: Sequence[int]) -> tuple[dict[Expr, Expr], Expr]:
-        """One of these points, and whether it exists."""
-        where, inside = {}, TRUE
-        for s, tile, n in zip(self.found.slides, self.tile, offsets, strict=True):
-            if long:
-                where[s.long] = tile * s.step + n
-                inside = expr.both(inside, s.inside(where[s.long]))
-            else:
-                where[s.window] = s.at(n)
-        return where, inside
-
-    def multiply(self, taps: int, data: int, results: int) -> None:
-        """The kernel of all products."""
+    def multiply(self, taps: int, data: int) -> int:
+        """The array of all products."""
         factors = (
             expr.load(slot, dt.float32, self.place(self.point, axes))
             for slot, axes in ((data, self.of_data), (taps, self.of_taps))
         )
         total = expr.reduce(Op.ADD, expr.alu(Op.MUL, *factors), self.summed)
-        place = self.place(self.point, self.of_results)
-        self.add("products", (*self.point, *self.of_results), [Store(results, place, total)])
+        axes = (*self.point, *self.of_results)
+        slot = self.new(_size(axes))
+        self.add("products", axes, [Store(slot, self.place(self.point, self.of_results), total)])
+        return slot
 
-    def read_off(self, slot: int) -> None:
-        """The kernel that computes results from products, and all that is done with them."""
-        f, axes = self.found, self.of_results
-        grid = [
-            [expr.load(slot, dt.float32, self.place((i, j), axes)) for j in range(POINTS)]
-            for i in range(POINTS)
+    def read_off(self, products: int) -> None:
+        """The kernels that compute results from products, and what is done with them."""
+        f = self.found
+        spots = self.spots(not f.sums_long)
+        axes = [s.roomy().axis for s in spots]
+        layout = (*f.batch, *f.rows, *axes, *f.columns)
+        slot, index = self.new(_size(layout)), _row_major(layout)
+        found = [
+            [expr.load(products, dt.float32, self.place(p, self.of_results)) for p in row]
+            for row in [[(i, j) for j in range(POINTS)] for i in range(POINTS)]
         ]
-        counts = self.counts(not f.sums_long)
-        done = both([reading(n) for n in counts], grid)
+        done = both([reading(len(s.at)) for s in spots], found)
         stores = []
-        for offsets in product(*map(range, counts)):
-            where, inside = self.at(not f.sums_long, offsets)
-            result = done[offsets[0]][offsets[1]]
-            stores += [_moved(s, f.total, result, where, inside) for s in self.kernel.stores]
-        gone = {a for s in f.slides for a in (s.long, s.window)}
-        self.add("results", (*axes, *(a for a in self.kernel.axes if a not in gone)), stores)
+        for i, row in enumerate(done):
+            for j, value in enumerate(row):
+                at = dict(zip(axes, (spots[0].at[i], spots[1].at[j]), strict=True))
+                stores.append(Store(slot, expr.substitute(index, at), value))
+        self.add("results", self.of_results, stores)
+        own = {r: s.axis for r, s in zip(axes, spots, strict=True)}
+        total = {f.total: expr.load(slot, dt.float32, expr.substitute(index, own))}
+        stores = [replace(s, value=expr.substitute(s.value, total)) for s in self.kernel.stores]
+        self.add("epilogue", self.kernel.axes, stores)
 
     def add(self, what: str, axes: Iterable[Expr], stores: Sequence[Store]) -> None:
         """A kernel whose slots are those of the plan."""
@@ -388,32 +448,40 @@ class _Planner:
         loads = {e.arg for s in moved for e in expr.toposort(roots_of(s)) if e.op is Op.LOAD}
         written = {s.slot for s in moved}
         used = sorted(loads | written)
-        infos = (*self.kernel.buffers, *(BufferInfo(dt.float32, n) for n in self.sizes))
         kernel = Kernel(
             "",
             axes,
             renumbered(moved, {slot: n for n, slot in enumerate(used)}),
-            tuple(replace(infos[slot], written=slot in written) for slot in used),
+            tuple(replace(self.infos[slot], written=slot in written) for slot in used),
         )
         flops, nbytes = work(kernel)
         kernel = named(kernel, f"{what}_{'x'.join(str(a.arg[1]) for a in axes) or 1}")
         self.kernels.append((what, replace(kernel, flops=flops, bytes=nbytes), tuple(used)))
 
 
-def _moved(
-    store: Store, total: Expr, result: Expr, where: Mapping[Expr, Expr], inside: Expr
-) -> Store:
-    """A store of one result of a tile, where that exists; elsewhere nothing is read for it but its
-    products."""
-    place = expr.var("total", total.dtype)
-    value = _hidden(inside, expr.substitute(store.value, {**where, total: place}))
-    valid = expr.both(inside, expr.substitute(store.valid or TRUE, where))
-    return replace(
-        store,
-        index=expr.substitute(store.index, where),
-        value=expr.substitute(value, {place: result}),
-        valid=None if expr.is_true(valid) else valid,
-    )
+def _tiled(axis: Expr, tile: Expr, slide: Slide, count: int) -> Spots:
+    """So many points of an axis for each tile of a long one."""
+    extent = (slide.tiles - 1) * slide.step + count
+    return Spots(axis, extent, tuple(tile * slide.step + n for n in range(count)))
+
+
+def _grid(spots: Sequence[Spots], value: Expr) -> list[list[Expr]]:
+    """A value at all points of a tile; 0 at those that do not exist."""
+
+    def at(points: Sequence[Expr]) -> Expr:
+        where = {s.axis: p for s, p in zip(spots, points, strict=True)}
+        ends = (expr.less(p, expr.const(a.arg[1])) for a, p in where.items())
+        return _under(reduce(expr.both, ends), expr.substitute(value, where))
+
+    return [[at((p, q)) for q in spots[1].at] for p in spots[0].at]
+
+
+def _row_major(axes: Iterable[Expr], index: Expr | None = None) -> Expr:
+    """The index of an element of an array with these axes, the last of which is contiguous."""
+    place = expr.const(0) if index is None else index
+    for a in axes:
+        place = place * a.arg[1] + a
+    return place
 
 
 def _under(condition: Expr, value: Expr) -> Expr:
