@@ -521,10 +521,12 @@ def _from_memory(nest: Nest, axis: Expr, target: Target) -> bool:
 
 
 def _out_of_turn(nest: Nest, chosen: tuple[tuple[Expr, int], ...], target: Target) -> float:
-    """What it costs that rows of a tile come from memory in turn, where a processor fetches ahead
-    in one row only."""
-    far = [x for x in nest.accesses if not x.stores and x.nbytes > target.l2_bytes]
-    rows = max((prod(c for a, c in chosen if x.strides.get(a, 0) != 0) for x in far), default=1)
+    """What it costs that rows of a tile, which are read once, come from memory in turn, where a
+    processor fetches ahead in one row only."""
+    points = prod(a.arg[1] for a in nest.axes)
+    loads = [x for x in nest.accesses if not x.stores and x.nbytes > target.l2_bytes]
+    once = [x for x in loads if points < 2 * x.nbytes // x.itemsize]
+    rows = max((prod(c for a, c in chosen if x.strides.get(a, 0) != 0) for x in once), default=1)
     return 1e9 if rows > target.streams == 1 else 0.0
 
 

@@ -106,9 +106,9 @@ class _Former:
         for i in self.large():
             self.look_at(i)
         touched = {i for s in self.steps for i in s.arguments}
-        waiting = {
-            j for i, j in self.again.items() if touched & {i, j, *self.sources[i]}
-        } - set(before[2].values())
+        waiting = {j for i, j in self.again.items() if touched & {i, j, *self.sources[i]}} - set(
+            before[2].values()
+        )
         if not waiting:
             return set()
         self.steps, self.arrays, self.again = before
