@@ -84,7 +84,7 @@ def results(kernels: list[Kernel]) -> list[dict[int, tuple[bool, list[bytes]]]]:
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_kernels(family: str) -> None:
-    kernels = [small(family, Random(f"{family} {n}"), 8000) for n in range(6)]
+    kernels = [small(family, Random(f"{family} {n}"), 8000) for n in range(10)]
     shared = 0
     for kernel, by_threads in zip(kernels, guarded.in_child(lambda: results(kernels)), strict=True):
         contents = [bytes_ for _, bytes_ in by_threads.values()]

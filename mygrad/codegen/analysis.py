@@ -47,7 +47,17 @@ from mygrad.codegen.blocking import blocks_of
 from mygrad.codegen.keeping import keeps, repeats
 from mygrad.codegen.prepare import BLOCK
 from mygrad.codegen.staging import copying, scattered, squares_of, stages_of
-from mygrad.codegen.tiling import LINE, PANEL, Access, Nest, Tile, across, nests_of, tile_of
+from mygrad.codegen.tiling import (
+    LINE,
+    PANEL,
+    Access,
+    Nest,
+    Tile,
+    across,
+    nests_of,
+    sums_rows,
+    tile_of,
+)
 from mygrad.codegen.traffic import cheapest_order
 from mygrad.expr import Expr, free_axes, toposort
 from mygrad.helpers import busy, ceildiv, prod
@@ -60,6 +70,7 @@ LONG = 6  # operations after a reduction that are not repeated for every copy of
 FEW = 4  # copies up to which they are
 NEAR = 5  # times the rows of a tile that the first cache holds
 STREAMED = 4  # second caches that an output must be larger than to be written past them
+STRIP = 16  # rows that are read side by side
 KEPT = 8 << 20  # bytes that some cache keeps on any machine
 FIRST = 4  # times its work that a reduction counts for: what ends in it takes over its tile
 REPEATED = 0.1  # share of the work that every thread may repeat
@@ -264,11 +275,21 @@ class Plan:
         if any(n.op is Op.LOAD and n.arg == store.slot for n in toposort([store.value])):
             return ""
         far = (self.is_far(nest, x) for x in nest.accesses if not x.stores)
-        return inner[0].name if any(far) else ""
+        return inner[0].name if self.sums_rows(nest) or any(far) else ""
+
+    def sums_rows(self, nest: Nest) -> bool:
+        """Whether strips of rows in memory are added up."""
+        return any(
+            sums_rows(nest, a, self.target) and n * self.tile.copies.get(a, 1) < a.arg[1]
+            for a, n in self.tile.lanes.items()
+            if a in nest.axes
+        )
 
     def panel_steps(self) -> int:
         """Steps of a panel, so that the rows of a tile stay in the first cache beside columns."""
         nest = self.nests[0]
+        if self.sums_rows(nest):
+            return STRIP
         copies = (c for a, c in self.tile.copies.items() if a not in self.tile.lanes)
         near = self.target.l1_bytes // (NEAR * prod(copies) * nest.itemsize)
         return min(max(near, PANEL // 2), PANEL)

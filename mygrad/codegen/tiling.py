@@ -42,6 +42,8 @@ FIRST = 3  # axes of which there may be many copies in a tile
 TURNED = 2.0  # times its share that a vector costs which is stored as a part of rows
 COPY = 0.5  # what it costs to load and place an element of a copy, many of which overlap
 SPARE = 2  # registers for a spread scalar and a constant
+ROOM = 8  # registers beside the sums of a whole row
+SIMPLE = 4  # operations of which these are enough for
 ENOUGH = 8  # accumulators that hide the latency of a fused multiply-add
 PLENTY = 12  # and that still do where loads come late
 CROWD = 0.02  # what a copy costs, as a share, where all read rows of their own
@@ -439,6 +441,11 @@ def _register_tile(
     accumulators along the vector. Writes them into `tile`; what a point costs then."""
     spatial = [a for a in nest.axes if a not in nest.reduced and a not in fixed and a is not vector]
     loads = [a for a in nest.accesses if not a.stores]
+    if vector is not None and sums_rows(nest, vector, target):
+        whole = ceildiv(vector.arg[1], tile.lanes[vector])
+        fits = whole + ROOM <= target.vector_registers and nest.operations <= SIMPLE
+        tile.copies[vector] = whole if fits else _copies(nest, vector, tile.lanes[vector], 4)
+        return 1.0 / tile.lanes[vector]
     shared = [a for a in spatial if any(x.strides.get(a, 0) == 0 for x in loads) and len(loads) > 1]
     vectors = [x for x in loads if vector is not None and x.strides.get(vector, 0) != 0]
     # copies that are near each other in memory share cache lines and pages
@@ -463,6 +470,20 @@ def _register_tile(
         else:
             tile.copies[vector] = _copies(nest, vector, tile.lanes[vector], 4)
     return costs[best] / (tile.lanes[vector] if vector is not None else 1)
+
+
+def sums_rows(nest: Nest, vector: Expr, target: Target) -> bool:
+    """Whether rows in memory are added up, each of which is read once: whole rows, or a few of them
+    from one end to the other, are fetched ahead, a strip of columns is not."""
+    points = prod(a.arg[1] for a in nest.axes)
+    large = [x for x in nest.accesses if not x.stores and x.nbytes > target.l2_bytes]
+    return (
+        vector not in nest.reduced
+        and len(nest.reduced) == 1
+        and bool(large)
+        and all(x.strides.get(vector, 0) == 1 for x in large)
+        and all(points < 2 * x.nbytes // x.itemsize for x in large)
+    )
 
 
 def _candidates(
