@@ -69,8 +69,7 @@ LIMITS = (
     (staging, "ALIASED", 32),
     (tiling, "PAGE", 64),
     (tensorize, "SMALL", 1),
-    (tensorize, "USED", 0.0),
-    (tensorize, "PANEL", 64),
+    (tensorize, "ROOMS", dict.fromkeys(tensorize.ROOMS, tensorize.Room(8.0, 0.5, 0.0))),
 )
 
 

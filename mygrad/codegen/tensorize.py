@@ -10,9 +10,9 @@ channels and window. Nothing here knows what a kernel computes.
 
 A tile covers 32 rows and 32 columns, or 16 where there are no more, in parts of axes that are
 powers of two. Operands are packed into panels, and whatever has to be computed for them on the way
-is (`panels.py`). The left panel of one tile, as deep as PANEL allows, stays in the first cache
-while it meets all columns of a block; the right panels of a block stay in half of the second cache.
-The units are those of AMX, and dot products of vectors, which read the same panels.
+is (`panels.py`). With AMX, the left panel of one tile stays in the first cache while it meets all
+columns of a block, and the right panels of a block stay in half of the second cache. Dot products
+of vectors read the same panels, from further away.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ from mygrad.program import Target
 
 BLOCK = 16  # rows, and columns, of the blocks that matrix units work on
 TILE = 32  # rows and columns of a tile: four blocks of results, two of each operand
-PANEL = 0.84  # of the first cache is for the left panel of a tile, at two bytes a number
-USED = 0.15  # of the work of a matrix unit must be of use; vectors are about that fast
-USED_BY_DOT = 0.6  # of that of dot products
+BUSY = 0.95  # share of the time for which threads should be busy
 SMALL = 32 * 32 * 32  # products below which packing does not pay
 GATHERED = 4  # times as long as copying rows is gathering single elements
 SHORT = 5  # an axis of so few points is no good for lanes
@@ -56,6 +54,22 @@ KINDS: tuple[tuple[DType, DType, str], ...] = (
     (dt.int8, dt.int32, "amx_int8"),
     (dt.bfloat16, dt.float32, DOT),
 )
+
+
+@dataclass(frozen=True)
+class Room:
+    """What suits a unit: the share of the first cache for the left panel of a tile, at two bytes a
+    number; that of the second one for the right panels of a block; and the share of its work that
+    must be of use, since vectors are so fast."""
+
+    left: float
+    right: float
+    used: float
+
+
+# dot products take so long that they can wait for the third cache
+ROOMS = {"amx_bf16": Room(0.84, 0.5, 0.15), "amx_int8": Room(0.84, 0.5, 0.15)}
+ROOMS[DOT] = Room(1.7, 2.0, 0.6)
 
 
 @dataclass(frozen=True)
@@ -169,8 +183,8 @@ def _is_worth_it(c: Contraction, target: Target) -> bool:
     blocks = (BLOCK, BLOCK, 64 // c.left.dtype.itemsize)
     work = prod(extents)
     share = work / max(prod(round_up(n, b) for n, b in zip(extents, blocks, strict=True)), 1)
-    least = USED_BY_DOT if unit_of(c.left.dtype, target.units) == DOT else USED
-    return share >= least and work * prod(a.arg[1] for a in c.batch) >= SMALL
+    used = ROOMS[unit_of(c.left.dtype, target.units)].used
+    return share >= used and work * prod(a.arg[1] for a in c.batch) >= SMALL
 
 
 def _slots(axes: tuple[Expr, ...], size: int) -> dict[Expr, int]:
@@ -191,18 +205,20 @@ def _slots(axes: tuple[Expr, ...], size: int) -> dict[Expr, int]:
     return parts
 
 
-def _even(n: int, most: int) -> int:
-    """The largest share of n, up to `most`, of which few wholes are not much more than n."""
-    shares = (ceildiv(n, parts) for parts in range(ceildiv(n, most), n + 1))
-    return next(s for s in shares if ceildiv(n, s) * s <= WASTE * n)
+def _even(n: int, most: int, threads: int) -> int:
+    """A share of n, up to `most`, of which few wholes are not much more than n: the largest that
+    keeps the threads busy as well as any does."""
+    shares = dict.fromkeys(ceildiv(n, parts) for parts in range(ceildiv(n, most), n + 1))
+    even = [s for s in shares if ceildiv(n, s) * s <= WASTE * n and 2 * s >= min(most, n)]
+    return max(even, key=lambda s: (min(busy(n, threads, s), BUSY), s), default=1)
 
 
-def _steps(trips: dict[Expr, int], budget: int) -> dict[Expr, int]:
+def _steps(trips: dict[Expr, int], budget: int, threads: int = 1) -> dict[Expr, int]:
     """How many trips of each loop, the innermost last, are taken together: at most `budget`."""
     taken: dict[Expr, int] = {}
     for a, n in reversed(trips.items()):
         whole = n <= budget
-        taken[a] = n if whole else _even(n, budget)
+        taken[a] = n if whole else _even(n, budget, threads)
         budget = budget // n if whole else 1
     return taken
 
@@ -212,6 +228,8 @@ class _Plan:
 
     def __init__(self, kernel: Kernel, c: Contraction, target: Target) -> None:
         self.c, self.target = c, target
+        self.unit = unit_of(c.left.dtype, target.units)
+        self.room = ROOMS[self.unit]
         self.schedule: Schedule = start(kernel)
         self.taken: list[Action] = []
         self.names = {p.root: p.name for p in self.schedule.loops}
@@ -250,7 +268,7 @@ class _Plan:
         depth_block = 64 // self.itemsize
         slots = _slots(c.depth, depth_block)
         panels = {a: ceildiv(a.arg[1], slots[a]) for a in c.depth}
-        most = int(PANEL * self.target.l1_bytes) // (2 * TILE)
+        most = int(self.room.left * self.target.l1_bytes) // (2 * TILE)
         steps = _steps(panels, most // depth_block)
         blocks = prod(ceildiv(n, steps[a]) for a, n in panels.items())
         deep = prod(steps.values()) * depth_block
@@ -258,7 +276,8 @@ class _Plan:
         row_tiles = prod(ceildiv(a.arg[1], n) for a, n in rows.items())
         tiles = {a: ceildiv(a.arg[1], columns[a]) for a in c.columns}
         first = self.is_first(row_tiles, prod(tiles.values()), blocks, deep)
-        together = _steps(tiles, self.block(prod(tiles.values()), deep * (1 if first else blocks)))
+        most = self.block(prod(tiles.values()), deep * (1 if first else blocks))
+        together = _steps(tiles, most, self.target.threads)
         depth = [n for a in c.depth for n in self.divide(a, slots[a], steps[a])]
         depth = [n for a in c.depth for n in self.between[a]] + depth
         row_loops = [n for a in c.rows for n in self.divide(a, rows[a], 1)]
@@ -287,7 +306,8 @@ class _Plan:
 
     def block(self, tiles: int, deep: int) -> int:
         """How many tiles of columns are packed together."""
-        most = max(1, self.target.l2_bytes // 2 // (TILE * deep * self.itemsize))
+        room = int(self.room.right * self.target.l2_bytes)
+        most = max(1, room // (TILE * deep * self.itemsize))
         blocks = ceildiv(tiles, most)
         if blocks > 1:
             blocks = round_up(blocks, self.target.threads)
@@ -296,7 +316,8 @@ class _Plan:
     def is_first(self, rows: int, columns: int, blocks: int, deep: int) -> bool:
         """Whether the blocks of the depth go outside of the rows: the results then wait in memory,
         but more columns fit in the cache, and the rows are packed less often."""
-        if blocks == 1:
+        alone = self.block(columns, deep) >= columns and not self.c.batch
+        if blocks == 1 or (alone and self.target.threads > 1):  # threads share what is outermost
             return False
         near = self.is_near(self.c.rows[-1]) or self.is_near(self.c.depth[-1])
         copied = rows * blocks * deep * self.itemsize * (1 if near else GATHERED)
@@ -312,8 +333,7 @@ class _Plan:
     def in_pairs(self) -> bool:
         """Whether the left operand is packed in pairs: where rows lie side by side, they need not
         be turned for that."""
-        dots = unit_of(self.c.left.dtype, self.target.units) == DOT
-        return dots and self.is_near(self.c.rows[-1])
+        return self.unit == DOT and self.is_near(self.c.rows[-1])
 
     def vectorize(self, columns: list[str]) -> list[str]:
         """The lanes of what is stored."""
@@ -334,7 +354,8 @@ class _Plan:
         threads = self.target.threads
         best, most = "", 1.0 / max(threads, 1)
         for name in loops:
-            even = busy(self.schedule.loop(name).extent, threads)
+            loop = self.schedule.loop(name)
+            even = busy(loop.root.arg[1], threads, loop.stride)
             if even > most + 0.05:
                 best, most = name, even
         if threads > 1 and best:
