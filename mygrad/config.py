@@ -101,7 +101,7 @@ SETTINGS: tuple[Setting, ...] = (
         _boolean,
         True,
         "0 or 1",
-        "on the cpu, multiply less in sums over windows of float32, at about twice the rounding",
+        "on the cpu, multiply less in sums over windows, at about twice the rounding of float32",
     ),
     Setting(
         "CHECK",

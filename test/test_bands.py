@@ -22,7 +22,7 @@ from mygrad.runtime.cpu import CPU
 from mygrad.schedule import bands as bands_
 from mygrad.schedule import cost
 from mygrad.schedule.schedule import schedule
-from mygrad.schedule.steps import Band, Schedule, inputs
+from mygrad.schedule.steps import Band, Schedule, inputs, kernels_of
 
 
 @pytest.fixture(params=["by units", "by steps"])
@@ -365,6 +365,8 @@ def test_statistics_are_summed_where_their_array_is_made(
     (at,) = (n for n, s in enumerate(plan.steps) if s.what is band)
     assert plan.steps[at + 1].reason.endswith("from partial results")
     assert len(plan.steps[at + 2 :]) == 2  # the variance, and the result
+    heavy = [k for s in plan.steps for k in kernels_of(s) if k.flops > 1e7 / blocks]
+    assert sum(k.name.startswith(("products", "reduce")) for k in heavy) == 1  # not made again
 
 
 def test_rows_of_a_product_are_summed_with_it() -> None:

@@ -179,3 +179,11 @@ def test_values(kind: str, shape: tuple[int, int, int]) -> None:
     kernel = product(*shape, kind)
     for target in (TINY, AVX2, replace(TINY, threads=2), replace(TINY, threads=3)):
         check(kernel, schedule(kernel, target))
+
+
+def test_threads_are_busy_as_their_tiles_are() -> None:
+    """21 tiles of columns in blocks of four are 12 and 9 for two threads: there rows are shared.
+    Seven threads have a block of three each."""
+    for threads, shared in ((2, "i0oo"), (7, "i1oo")):
+        scheduled = schedule(product(1000, 1000, 1000), replace(WIDE, threads=threads))
+        assert [p.name for p in scheduled.loops if p.kind == "parallel"] == [shared], threads

@@ -41,7 +41,7 @@ MECHANISMS = {
     "scans": {*USUAL, "Stream"},
     "scatter": {*USUAL, "Unroll"},
     "gather": SUM,
-    "moves": {*USUAL, "Unroll", "Stream"},
+    "moves": {*USUAL, "Unroll", "Stream", "copy inside"},
     "masked": {*SUM, "copy outside", "steps left out"},
     "tiles": {*USUAL, "Stream"},
 }

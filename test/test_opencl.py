@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from mygrad.kernel import BufferInfo, Kernel, Store
 from mygrad.ops import Op
 from mygrad.program import Launch, Program
 from mygrad.runtime import device as devices
+from mygrad.runtime import opencl
 
 if reason := devices.available()["opencl"]:
     pytest.skip(reason, allow_module_level=True)
@@ -287,3 +289,19 @@ def test_a_broken_source_is_a_compile_error() -> None:
 def test_too_much_memory_is_a_device_error() -> None:
     with pytest.raises(DeviceError, match="allocation"):
         devices.get("opencl").allocate(1 << 50)
+
+
+@pytest.mark.parametrize(
+    ("processor", "width", "nbytes"),
+    [("znver3", 16, 4), ("znver3", 8, 32), ("znver4", 16, 64), ("skylake-avx512", 16, 64)],
+)
+def test_vectors_that_the_driver_cannot_compile(processor: str, width: int, nbytes: int) -> None:
+    """A processor with AVX-512 that PoCL takes for one without."""
+    device = SimpleNamespace(
+        platform=SimpleNamespace(version="OpenCL 3.0 PoCL"),
+        name="cpu",
+        version=f"OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-{processor}",
+        native_vector_width_float=width,
+        max_compute_units=2,
+    )
+    assert opencl._target(device).vector_bytes == nbytes

@@ -16,6 +16,7 @@ from test_threads import each_machine
 from mygrad import Tensor, jit, nn
 from mygrad.config import context
 from mygrad.errors import DeviceError
+from mygrad.expr import stride
 from mygrad.ops import Op
 from mygrad.schedule import cost, winograd
 from mygrad.schedule.schedule import schedule
@@ -337,3 +338,33 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         assert kinds(plan_of(*made)) == KINDS
         found.append([t.numpy().tobytes() for t in made])
     assert all(f == found[0] for f in found[1:])
+
+
+def test_channels_lie_side_by_side() -> None:
+    """What tiles read and write has channels as its nearest axis: data and taps are lined for that
+    unless they lie so, and the epilogue puts results where they belong."""
+    x, w = Tensor(array(16, 32, 16, 16)), Tensor(array(64, 32, 3, 3, seed=1))
+    near_x = Tensor(array(16, 16, 16, 32)).permute(0, 3, 1, 2)
+    for data, count in ((x, 2), (near_x, 1)):
+        plan = plan_of(data.conv2d(w))
+        kernels = [k for s in plan.steps for k in kernels_of(s)]
+        assert sum(k.name.startswith("lined") for k in kernels) == count
+        assert kernels[-1].name.startswith("epilogue")
+        for kernel in kernels:
+            if kernel.name.startswith(("data", "products", "results")):
+                for e in kernel.nodes:
+                    lanes = kernel.axes[-1]
+                    assert e.op is not Op.LOAD or stride(e.src[0], lanes) in (0, 1), kernel
+
+
+def test_the_gradient_of_a_weight_is_divided_so_that_its_tiles_stay_near() -> None:
+    """Two images at a time, of 512: 256 partial results, which a band computes one by one."""
+    x, w = array(512, 32, 24, 24), array(32, 32, 5, 5, seed=1)
+    leaf = Tensor(w).requires_grad_()
+    y = Tensor(x).conv2d(leaf)
+    (gradient,) = y.gradient(leaf, gradient=Tensor(array(*y.shape, seed=2)))
+    plan = plan_of(gradient)
+    band = next(s.what for s in plan.steps if isinstance(s.what, Band))
+    assert {p.kernel.name.partition("_")[0] for p in band.parts} >= KINDS
+    assert band.blocks == 256
+    assert band.local_bytes <= cost.BAND_LOCAL

@@ -2,10 +2,11 @@
 
     y[n, o, p, q] = sum x[n, c, p + k, q + l] g[o, c, k, l]     over c, k, l
 
-    ->  taps      T[i, j, c, o] = E g E^T                       4 kernels; i, j < 6 are planes
-        data      D[i, j, n, t, c] = D x D^T                    t numbers the tiles of p and q
-        products  M[i, j, n, t, o] = sum D[..] T[..]            over c: 36 plain products
-        results   y = R M R^T, and all that is done with y
+    ->  taps      T[i, j, c, o] = E g E^T              i, j < 6 are planes
+        data      D[i, j, n, t, c] = D x D^T           t numbers the tiles of p and q
+        products  M[i, j, n, t, o] = sum D[..] T[..]   over c: 36 plain products
+        results   z[n, p, q, o] = R M R^T
+        epilogue  y and all that is done with it, from z
 
 Each tile of m x m results needs 6 x 6 data and r x r taps, with m + r = 7: 36 multiplications for
 144 with windows of 3 x 3, for 100 with 5 x 5 (the matrices: interpolation.py). Where the window is
@@ -13,10 +14,11 @@ what is computed (k, l stay, p, q are summed: the gradient of a weight), windows
 points of each long axis at a time are the taps.
 
 Nothing here knows what a convolution is: what is looked for is a sum of products of which one
-factor moves with the sum of two axes, one of them summed and the other not, twice. What is computed
-on the way into it (an activation) becomes a part of the kernel for data, what is done with its
-result a part of that for results; both go through channels as vectors. Where the tiles of a few
-images fit in a cache, bands keep them there between the kernels (bands.py).
+factor moves with the sum of two axes, one of them summed and the other not, twice. All kernels of
+tiles go through channels as vectors. Where channels do not lie side by side, data and taps are
+*lined* first, in an array where they do, with what is computed on the way into the sum (an
+activation). Where the tiles of a few images fit in a cache, bands keep them there between the
+kernels (bands.py).
 
 Results differ in rounding, by about twice the error of the sum itself, and what is infinite or NaN
 reaches all results of its tile. MYGRAD_WINOGRAD=0 turns it off.
