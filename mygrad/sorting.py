@@ -27,7 +27,14 @@ def sort(x: Array, out: Array, axis: int, descending: bool, threads: int) -> Non
     if in_place:
         np.copyto(out, x)
     rows = out.reshape(-1, x.shape[axis]) if in_place else _rows(x, axis)
-    _sort_rows(rows, threads)
+    if x.dtype == np.float16:
+        rows[np.isnan(rows)] = np.nan  # without a sign
+        numbers = rows.view(np.int16)
+        _turn(numbers)
+        _sort_rows(numbers, threads)
+        _turn(numbers)
+    else:
+        _sort_rows(rows, threads)
     if descending or not in_place:
         _put_rows(rows[:, ::-1] if descending else rows, out, axis)
 
@@ -53,6 +60,12 @@ def argsort(x: Array, out: Array, axis: int, descending: bool, threads: int) -> 
     _sort_rows(packed, threads)
     packed &= np.uint64((1 << 32) - 1)
     _put_rows(packed.view(np.int64), out, axis)
+
+
+def _turn(bits: Array) -> None:
+    """Between the bits of float16 and integers in their order, in place. NumPy 2.4 sorts these on
+    all processors; of halves it loses some with AVX-512 on Zen 4."""
+    bits ^= (bits >> 15) & 0x7FFF
 
 
 def _rows(x: Array, axis: int) -> Array:

@@ -11,7 +11,7 @@ from mygrad import Tensor, interpret, sorting
 from mygrad import graph as g
 from mygrad.runtime import device as devices
 
-TYPES = ("f2", "f4", "f8", "i1", "i4", "i8", "u1", "u2", "u4", "u8", "?")
+TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
 SHAPES = ((0,), (1,), (2,), (257,), (1 << 17,), (3, 5), (5, 3), (7, 20_011), (4, 0, 3), (2, 31, 6))
 
 

@@ -122,6 +122,7 @@ class Nest:
     operations: int
     heavy: bool  # whether there are transcendentals
     scanned: frozenset[Expr]  # axes along which scans run
+    alone: bool = False  # whether nothing in the kernel is reduced or scanned
     known: dict[tuple[int, Expr, int, int], tuple[float, float]] = field(default_factory=dict)
 
     def packed_cost(
@@ -233,6 +234,8 @@ def nests_of(kernel: Kernel, kept: Iterable[int] = ()) -> list[Nest]:
         reads[access.slot] = reads.get(access.slot, 0) + 1
     for access in (x for n in nests for x in n.accesses):
         access.can_stage = access.can_stage and reads[access.slot] == 1
+    for nest in nests:
+        nest.alone = not any(n.reduced or n.scanned for n in nests)
     return [n for n in nests if all(a.arg[1] > 0 for a in n.axes)]
 
 
@@ -369,7 +372,7 @@ def beside(nest: Nest, access: Access, vector: Expr, lanes: int, target: Target)
     """The axis along which lies side by side what lanes read apart, if a square of both can be
     turned in registers."""
     apart = not access.stores and access.strides.get(vector, 0) not in (0, 1)
-    if nest.reduced or nest.scanned or not apart or not access.can_stage:
+    if not nest.alone or not apart or not access.can_stage:
         return None
     if target.language != "llvm" or not 4 <= lanes <= MAX_SQUARE:
         return None

@@ -44,7 +44,7 @@ NAMES = {Op.ADD: "sums: one sum", Op.MUL: "products: one product", Op.MAX: "maxi
 REUSE = 8  # reads of an operand from which keeping it in cache pays
 
 
-def split_sums(roots: Sequence[Node], device: str, units: Units) -> list[Node]:
+def split_sums(roots: Sequence[Node], device: str, units: Units = lambda device: ()) -> list[Node]:
     """The roots, computed on `device` if no buffer says otherwise, with every such sum split; new
     nodes keep the user's line. `units` are the matrix units of devices."""
     return graph.rewrite(roots, lambda node, done: _parted(node, done, device, units))
