@@ -90,6 +90,8 @@ def in_children(options: argparse.Namespace, threads: int) -> list[Row]:
 def child(options: argparse.Namespace) -> None:
     """Measure here, without the first workloads. Write the names of all, and each row as soon as it
     is known."""
+    if options.threads:
+        peers.keep_to(options.threads)
     from bench import engine  # noqa: PLC0415  after the number of threads is set
 
     chosen = options.peers.split(",")

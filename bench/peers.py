@@ -45,6 +45,13 @@ def set_threads(threads: int) -> None:
     os.environ["DEV"] = TINYGRAD_DEVICE
 
 
+def keep_to(threads: int) -> None:
+    """Let this process run on so many processors only, where the system can: JAX 0.10 takes all it
+    may, whatever its flags say."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
 class Lazy:
     """A package that is imported when something of it is used: a peer that takes no part, or is not
     installed, is not."""

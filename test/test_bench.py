@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -212,3 +213,13 @@ def test_imports_are_timed_in_fresh_processes() -> None:
     row = startup.imports(["numpy"], rounds=1)
     assert set(row.seconds) == {"mygrad", "numpy"}
     assert all(s > 0 for s in row.seconds.values())
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept to some")
+def test_a_thread_has_one_processor() -> None:
+    """Also for libraries that do not listen to settings."""
+    code = (
+        "import os; from bench import peers; peers.keep_to(1); print(len(os.sched_getaffinity(0)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "1"
