@@ -217,7 +217,7 @@ def native(cases: Sequence[Case]) -> list[tuple[int, Wrong]]:
 def runs_here(case: Case) -> bool:
     """Whether this processor has the matrix unit that the schedule asks for, if it does."""
     here = set(guarded.cpu().target.units)
-    wanted = set(case.target.units)
+    wanted = set(case.target.units or UNITS)  # without any, the text is that for AMX
     return not any(isinstance(a, Tensorize) for a in case.actions) or here >= wanted
 
 

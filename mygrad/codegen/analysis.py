@@ -289,7 +289,7 @@ class Plan:
         """Steps of a panel, so that the rows of a tile stay in the first cache beside columns."""
         nest = self.nests[0]
         if self.sums_rows(nest):
-            return STRIP
+            return min(STRIP, PANEL)
         copies = (c for a, c in self.tile.copies.items() if a not in self.tile.lanes)
         near = self.target.l1_bytes // (NEAR * prod(copies) * nest.itemsize)
         return min(max(near, PANEL // 2), PANEL)
