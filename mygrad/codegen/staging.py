@@ -60,12 +60,10 @@ def squares_of(nest: Nest, tile: Tile, scheduled: Schedule, target: Target) -> l
     """The copies, one tile at a time, of what lanes would read apart: so it is turned."""
     vector = next((a for a in nest.axes if a in tile.lanes), None)
     outer = [p for p in scheduled.loops if not p.is_tile]
-    inner = [p for p in scheduled.loops if p.is_tile]
-    rows = tuple(p.name for p in inner if p.root is tile.across)
-    if vector is None or not rows or not outer:
+    inner = {p.root: p.name for p in scheduled.loops if p.is_tile}
+    if vector is None or tile.across not in inner or not outer:
         return []
-    layout = rows + tuple(p.name for p in inner if p.root is vector)
-    at = outer[-1].name
+    layout, at = (inner[tile.across], inner[vector]), outer[-1].name
     return [
         Stage(x.slot, at, layout, True)
         for x in nest.accesses

@@ -122,7 +122,7 @@ class Nest:
     operations: int
     heavy: bool  # whether there are transcendentals
     scanned: frozenset[Expr]  # axes along which scans run
-    alone: bool = False  # whether nothing in the kernel is reduced, scanned, or added up in place
+    alone: bool = False  # whether the kernel is this nest, and stores what it computes as it is
     known: dict[tuple[int, Expr, int, int], tuple[float, float]] = field(default_factory=dict)
 
     def packed_cost(
@@ -235,8 +235,8 @@ def nests_of(kernel: Kernel, kept: Iterable[int] = ()) -> list[Nest]:
     for access in (x for n in nests for x in n.accesses):
         access.can_stage = access.can_stage and reads[access.slot] == 1
     plain = all(s.mode == "set" and not s.ordered_axes for s in kernel.stores)
-    for nest in nests:
-        nest.alone = plain and not any(n.reduced or n.scanned for n in nests)
+    if len(nests) == 1 and plain:
+        nests[0].alone = not nests[0].reduced and not nests[0].scanned
     return [n for n in nests if all(a.arg[1] > 0 for a in n.axes)]
 
 
