@@ -118,6 +118,9 @@ def power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
+BUSY = 0.95  # share of the time for which threads that share a loop should be busy
+
+
 def busy(trips: int, threads: int, each: int = 1) -> float:
     """The share of the time for which threads are busy that take equal numbers of trips, or of so
     many trips `each` time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import guarded
@@ -181,24 +182,29 @@ def in_threads(count: int) -> CPU:
         return CPU()
 
 
-@pytest.mark.parametrize(("count", "rows"), [(1, 64), (2, 61), (5, 64)])
-def test_threads_share_units_and_change_no_bit(
-    small: None, monkeypatch: pytest.MonkeyPatch, count: int, rows: int
-) -> None:
-    """Also more threads than units: then all of them share each kernel."""
-    monkeypatch.setattr(cost, "BAND_BYTES", count * rows * rows * 4)
+def check_threads(monkeypatch: pytest.MonkeyPatch, make: Callable[[], list[Tensor]]) -> None:
+    """The same bits for every number of threads."""
     found = {}
     for threads in (1, 2, 3, 7):
         runtime = in_threads(threads)
         monkeypatch.setattr(devices, "get", lambda name, runtime=runtime: runtime)
         realize._prepared.clear()
         compiler._loaded.clear()
-        made = outputs(*heads(count, rows))
+        made = make()
         Tensor.realize(*made)
         found[threads] = [t.numpy().tobytes() for t in made]
     assert all(f == found[1] for f in found.values())
     realize._prepared.clear()
     compiler._loaded.clear()
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 64), (2, 61), (5, 64)])
+def test_threads_share_units_and_change_no_bit(
+    small: None, monkeypatch: pytest.MonkeyPatch, count: int, rows: int
+) -> None:
+    """Also more threads than units: then all of them share each kernel."""
+    monkeypatch.setattr(cost, "BAND_BYTES", count * rows * rows * 4)
+    check_threads(monkeypatch, lambda: outputs(*heads(count, rows)))
 
 
 def test_from_disk(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,19 +493,12 @@ def test_partial_results_of_all_kinds(near: None, rows: int) -> None:
 def test_partial_results_do_not_depend_on_threads(
     near: None, monkeypatch: pytest.MonkeyPatch, images: int
 ) -> None:
-    found = {}
-    for threads in (1, 2, 3, 7):
-        runtime = in_threads(threads)
-        monkeypatch.setattr(devices, "get", lambda name, runtime=runtime: runtime)
-        realize._prepared.clear()
-        compiler._loaded.clear()
+    def statistics() -> list[Tensor]:
         made, _ = conv_with_statistics(images, 3, 5, 12, padding=1)
         assert parts_of(plan_of(*made))
-        Tensor.realize(*made)
-        found[threads] = [t.numpy().tobytes() for t in made]
-    assert all(f == found[1] for f in found.values())
-    realize._prepared.clear()
-    compiler._loaded.clear()
+        return made
+
+    check_threads(monkeypatch, statistics)
 
 
 def test_a_budget_holds_with_readers(near: None, monkeypatch: pytest.MonkeyPatch) -> None:

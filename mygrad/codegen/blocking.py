@@ -21,10 +21,8 @@ from __future__ import annotations
 from mygrad.codegen.staging import ROWS, aliased, is_awkward, often
 from mygrad.codegen.tiling import Access, Nest, Tile, across
 from mygrad.expr import Expr
-from mygrad.helpers import busy, ceildiv, prod
+from mygrad.helpers import BUSY, busy, ceildiv, prod
 from mygrad.program import Target
-
-BUSY = 0.95  # share of the time for which threads that share a loop should be busy
 
 
 def blocks_of(

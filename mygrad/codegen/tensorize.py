@@ -33,14 +33,13 @@ from mygrad.codegen.actions import (
 )
 from mygrad.dtype import DType
 from mygrad.expr import Expr, const, free_axes, stride, toposort, where
-from mygrad.helpers import busy, ceildiv, power_of_two, prod, round_up
+from mygrad.helpers import BUSY, busy, ceildiv, power_of_two, prod, round_up
 from mygrad.kernel import Kernel, Store, ordered_axes, roots_of, scan_axes, store_axes
 from mygrad.ops import Op
 from mygrad.program import Target
 
 BLOCK = 16  # rows, and columns, of the blocks that matrix units work on
 TILE = 32  # rows and columns of a tile: four blocks of results, two of each operand
-BUSY = 0.95  # share of the time for which threads should be busy
 SMALL = 32 * 32 * 32  # products below which packing does not pay
 GATHERED = 4  # times as long as copying rows is gathering single elements
 SHORT = 5  # an axis of so few points is no good for lanes

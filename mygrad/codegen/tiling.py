@@ -479,15 +479,21 @@ def _register_tile(
 def sums_rows(nest: Nest, vector: Expr, target: Target) -> bool:
     """Whether rows in memory are added up, each of which is read once: whole rows, or a few of them
     from one end to the other, are fetched ahead, a strip of columns is not."""
-    points = prod(a.arg[1] for a in nest.axes)
-    large = [x for x in nest.accesses if not x.stores and x.nbytes > target.l2_bytes]
+    large, once = _from_afar(nest, target)
     return (
         vector not in nest.reduced
         and len(nest.reduced) == 1
         and bool(large)
         and all(x.strides.get(vector, 0) == 1 for x in large)
-        and all(points < 2 * x.nbytes // x.itemsize for x in large)
+        and len(once) == len(large)
     )
+
+
+def _from_afar(nest: Nest, target: Target) -> tuple[list[Access], list[Access]]:
+    """The loads from further away than the second cache, and those of them that are read once."""
+    points = prod(a.arg[1] for a in nest.axes)
+    large = [x for x in nest.accesses if not x.stores and x.nbytes > target.l2_bytes]
+    return large, [x for x in large if points < 2 * x.nbytes // x.itemsize]
 
 
 def _candidates(
@@ -548,9 +554,7 @@ def _from_memory(nest: Nest, axis: Expr, target: Target) -> bool:
 def _out_of_turn(nest: Nest, chosen: tuple[tuple[Expr, int], ...], target: Target) -> float:
     """What it costs that rows of a tile, which are read once, come from memory in turn, where a
     processor fetches ahead in one row only."""
-    points = prod(a.arg[1] for a in nest.axes)
-    loads = [x for x in nest.accesses if not x.stores and x.nbytes > target.l2_bytes]
-    once = [x for x in loads if points < 2 * x.nbytes // x.itemsize]
+    _, once = _from_afar(nest, target)
     rows = max((prod(c for a, c in chosen if x.strides.get(a, 0) != 0) for x in once), default=1)
     return 1e9 if rows > target.streams == 1 else 0.0
 

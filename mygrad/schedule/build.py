@@ -11,7 +11,7 @@ index, valid), and is sent their expressions. So graphs of any depth need no rec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -406,6 +406,26 @@ def _kernel(
     kernel = Kernel("", axes, stores, buffers, _params(stores))
     flops, nbytes = work(kernel)
     return replace(named(kernel, _name(kind, rows, kernel)), flops=flops, bytes=nbytes)
+
+
+def of_slots(
+    stem: str, axes: tuple[Expr, ...], stores: Sequence[Store], infos: Sequence[BufferInfo]
+) -> tuple[Kernel, tuple[int, ...]]:
+    """A kernel of stores whose slots number `infos`, and those of the slots that it uses."""
+    axes, stores = reshape_axes.simplify(axes, tuple(stores))
+    loads = (e for e in expr.toposort(r for s in stores for r in roots_of(s)) if e.op is Op.LOAD)
+    written = {s.slot for s in stores}
+    used = sorted(written | {e.arg for e in loads})
+    kernel = Kernel(
+        "",
+        axes,
+        renumbered(stores, {slot: n for n, slot in enumerate(used)}),
+        tuple(replace(infos[slot], written=slot in written) for slot in used),
+        _params(stores),
+    )
+    flops, nbytes = work(kernel)
+    kernel = named(kernel, f"{stem}_{'x'.join(str(a.arg[1]) for a in axes) or 1}")
+    return replace(kernel, flops=flops, bytes=nbytes), tuple(used)
 
 
 def _params(stores: tuple[Store, ...]) -> tuple[tuple[str, int, int], ...]:

@@ -13,10 +13,9 @@ from dataclasses import replace
 
 from mygrad import expr
 from mygrad.expr import Expr
-from mygrad.kernel import BufferInfo, Kernel, Store, named, renumbered, roots_of, store_axes
+from mygrad.kernel import BufferInfo, Kernel, Store, store_axes
 from mygrad.ops import Op
-from mygrad.schedule import reshape_axes
-from mygrad.schedule.build import work
+from mygrad.schedule.build import of_slots
 from mygrad.schedule.steps import Memory, Step
 
 
@@ -89,26 +88,13 @@ def _made(
     """A step of these stores, whose slots number `infos` and `arguments`."""
     free = frozenset[Expr]().union(*map(store_axes, stores))
     own = tuple(a for a in dict.fromkeys(axes) if a in free)
-    made, moved = reshape_axes.simplify(own, tuple(stores))
-    nodes = expr.toposort(e for s in moved for e in roots_of(s))
-    written = {s.slot for s in moved}
-    used = sorted(written | {e.arg for e in nodes if e.op is Op.LOAD})
-    params = sorted({e.arg for e in nodes if e.op is Op.PARAM})
-    kernel: Kernel = step.what  # type: ignore[assignment]
-    kernel = replace(
-        kernel,
-        axes=made,
-        stores=renumbered(moved, {slot: n for n, slot in enumerate(used)}),
-        buffers=tuple(replace(infos[slot], written=slot in written) for slot in used),
-        params=tuple(params),
-    )
-    flops, nbytes = work(kernel)
-    stem = kernel.name.partition("_")[0]
-    kernel = named(kernel, f"{stem}_{'x'.join(str(a.arg[1]) for a in made) or 1}")
+    old: Kernel = step.what  # type: ignore[assignment]
+    kernel, used = of_slots(old.name.partition("_")[0], own, stores, infos)
+    names = {name for name, *_ in kernel.params}
     return replace(
         step,
-        what=replace(kernel, flops=flops, bytes=nbytes),
+        what=replace(kernel, reason=old.reason, location=old.location),
         arguments=tuple(arguments[slot] for slot in used),
         reason=f"{step.reason}; {why}",
-        constants=tuple(c for c in step.constants if c[0] in {name for name, *_ in params}),
+        constants=tuple(c for c in step.constants if c[0] in names),
     )

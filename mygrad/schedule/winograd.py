@@ -39,10 +39,10 @@ from mygrad import expr
 from mygrad.config import config
 from mygrad.expr import Expr
 from mygrad.helpers import ceildiv, prod
-from mygrad.kernel import BufferInfo, Kernel, Store, named, renumbered, roots_of
+from mygrad.kernel import BufferInfo, Kernel, Store
 from mygrad.ops import Op
 from mygrad.schedule import cost, reshape_axes
-from mygrad.schedule.build import work
+from mygrad.schedule.build import of_slots
 from mygrad.schedule.interpolation import DATA, POINTS, Matrix, both, evaluation, reading
 from mygrad.schedule.steps import Memory, Step, Units
 
@@ -173,8 +173,9 @@ def plan(kernel: Kernel, units: tuple[str, ...]) -> Plan | None:
     for e in kernel.nodes:
         if e.op is Op.REDUCE and expr.free_axes(e).issubset(kernel.axes):
             found = _found(e, kernel.axes, first)
-            whole = all(e in expr.toposort([s.value]) for s in kernel.stores)
-            if found is not None and whole and _pays(found, _speed(e, units)):
+            if found is None or not _pays(found, _speed(e, units)):
+                continue
+            if all(e in expr.toposort([s.value]) for s in kernel.stores):
                 return _Planner(kernel, found, first + len(found.places)).plan()
     return None
 
@@ -424,13 +425,13 @@ class _Planner:
     def read_off(self, products: int) -> None:
         """The kernels that compute results from products, and what is done with them."""
         f = self.found
-        spots = self.spots(not f.sums_long)
+        spots, planes = self.spots(not f.sums_long), range(POINTS)
         axes = [s.roomy().axis for s in spots]
         layout = (*f.batch, *f.rows, *axes, *f.columns)
         slot, index = self.new(_size(layout)), _row_major(layout)
         found = [
-            [expr.load(products, dt.float32, self.place(p, self.of_results)) for p in row]
-            for row in [[(i, j) for j in range(POINTS)] for i in range(POINTS)]
+            [expr.load(products, dt.float32, self.place((i, j), self.of_results)) for j in planes]
+            for i in planes
         ]
         done = both([reading(len(s.at)) for s in spots], found)
         stores = []
@@ -446,19 +447,7 @@ class _Planner:
 
     def add(self, what: str, axes: Iterable[Expr], stores: Sequence[Store]) -> None:
         """A kernel whose slots are those of the plan."""
-        axes, moved = reshape_axes.simplify(tuple(dict.fromkeys(axes)), tuple(stores))
-        loads = {e.arg for s in moved for e in expr.toposort(roots_of(s)) if e.op is Op.LOAD}
-        written = {s.slot for s in moved}
-        used = sorted(loads | written)
-        kernel = Kernel(
-            "",
-            axes,
-            renumbered(moved, {slot: n for n, slot in enumerate(used)}),
-            tuple(replace(self.infos[slot], written=slot in written) for slot in used),
-        )
-        flops, nbytes = work(kernel)
-        kernel = named(kernel, f"{what}_{'x'.join(str(a.arg[1]) for a in axes) or 1}")
-        self.kernels.append((what, replace(kernel, flops=flops, bytes=nbytes), tuple(used)))
+        self.kernels.append((what, *of_slots(what, tuple(dict.fromkeys(axes)), stores, self.infos)))
 
 
 def _tiled(axis: Expr, tile: Expr, slide: Slide, count: int) -> Spots:
